@@ -1,0 +1,34 @@
+# Each target does its own set-up in .venv; the first run of 'make demo' installs the runtime alone.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check venv clean
+
+demo: .venv/.runtime
+	$(BIN)/edge-purify --source samples/clips/cat-clean.avi --save out/cat-annotated.mp4 --json out/cat.jsonl --verbose
+	$(BIN)/python samples/compare.py --out out/cat-compared.mp4
+
+test: .venv/.everything
+	$(BIN)/python -m pytest
+
+check: .venv/.everything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+venv: .venv/.everything
+
+.venv/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/.everything: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable '.[dev]'
+	touch $@ .venv/.runtime
+
+clean:
+	rm -rf .venv out build *.egg-info
