@@ -1,0 +1,262 @@
+"""The runtime: draw, purify, classify, one frame at a time.
+
+    with Purifier.load("bundle/") as purifier:
+        result = purifier(frame)
+        for result in purifier.stream("clip.mp4"):
+            ...
+
+It fails closed: whatever goes wrong in an engine, no label of an unpurified image comes out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+from types import TracebackType
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from sdk.backends import open_backend
+from sdk.backends.base import Backend, Float
+from sdk.bundle import Bundle, default_bundle
+from sdk.draw import Draw, Drawer
+from sdk.errors import BackendError, UsageError
+from sdk.preprocess import Frame, Preprocessor
+from sdk.result import Result, Timings, Undefended
+
+__all__ = ["OnError", "Purifier", "Result", "Timings", "Undefended"]
+
+OnError = Literal["raise", "skip"]
+
+
+class Purifier:
+    """A bundle loaded into a backend, ready for frames; threads may share it, their calls are serialized.
+
+    Args:
+        bundle: a verified bundle.
+        backend: its engines, loaded; the purifier closes it.
+        votes: draws per frame whose probabilities are averaged, >= 1.
+        on_error: "raise" an engine's failure, or "skip" the frame and say so in its Result.
+        seed: for reproducible tests only; marks every Result.
+
+    Raises:
+        UsageError: an argument is impossible.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        *,
+        votes: int = 1,
+        on_error: OnError = "raise",
+        seed: int | None = None,
+    ) -> None:
+        _check_arguments(votes, on_error)
+        self.bundle = bundle
+        self.backend = backend
+        self.votes = votes
+        self.on_error = on_error
+        self._drawer = Drawer(bundle.manifest, seed)
+        self._preprocess = Preprocessor(bundle.manifest.image)
+        self._lock = Lock()
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle | None = None,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        votes: int = 1,
+        on_error: OnError = "raise",
+        seed: int | None = None,
+    ) -> Purifier:
+        """Verify a bundle, by default the one that ships with the package, and load its engines.
+
+        Raises:
+            UsageError: an argument is impossible.
+            BundleError: the bundle is missing, damaged or of an unknown schema.
+            BackendError: the backend is absent, or can't load an engine.
+        """
+        _check_arguments(votes, on_error)  # before the engines, which take longer
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.open(default_bundle() if bundle is None else bundle)
+        opened = open_backend(bundle, backend, precision)
+        try:
+            return cls(bundle, opened, votes=votes, on_error=on_error, seed=seed)
+        except UsageError:
+            opened.close()
+            raise
+
+    def __call__(self, frame: Frame, *, frame_index: int | None = None, source: str | None = None) -> Result:
+        """Purify and classify one frame under a fresh draw.
+
+        Args:
+            frame: HxWx3 uint8 BGR of any size; not changed, not kept.
+            frame_index, source: passed on to the Result.
+
+        Raises:
+            UsageError: not such a frame, or the purifier is closed.
+            BackendError: an engine failed, and ``on_error`` is "raise".
+        """
+        with self._lock:
+            self._check_open()
+            start = perf_counter()
+            image = self._preprocess(frame)
+            preprocessed = perf_counter()
+            draws = self._drawer.draw(self.votes)
+            drawn = perf_counter()
+            error = None
+            try:
+                inferred = self._infer(image, draws)
+            except BackendError as failure:
+                if self.on_error == "raise":
+                    raise
+                inferred, error = _SKIPPED, str(failure)
+            end = perf_counter()
+        timings = Timings(
+            preprocess_ms=(preprocessed - start) * 1e3,
+            draw_ms=(drawn - preprocessed) * 1e3,
+            purify_ms=inferred.purify_s * 1e3,
+            classify_ms=inferred.classify_s * 1e3,
+            total_ms=(end - start) * 1e3,
+        )
+        return Result(
+            inferred.label,
+            inferred.score,
+            inferred.probabilities,
+            draws,
+            timings,
+            self._drawer.seeded,
+            error,
+            frame_index,
+            source,
+            inferred.purified,
+        )
+
+    def stream(self, source: int | str | Path) -> Iterator[Result]:
+        """Purify every frame of a camera index, video, picture, folder, glob or stream address.
+
+        The source is opened at the first step and closed when the iteration ends.
+
+        Raises:
+            SourceError: it can't be opened or read; and all that a call raises.
+        """
+        from sdk.sources import open_source
+
+        with open_source(source) as frames:
+            for frame in frames:
+                yield self(frame.image, frame_index=frame.index, source=frame.source)
+
+    def undefended(self, frame: Frame) -> Undefended:
+        """Classify a frame **without** purifying it, by all classifiers: what an attack does unopposed.
+
+        Raises:
+            UsageError: not HxWx3 uint8, or the purifier is closed.
+            BackendError: an engine failed.
+        """
+        with self._lock:
+            self._check_open()
+            image = self._preprocess(frame)
+            n_classifiers = len(self.bundle.manifest.classifiers)
+            probabilities = np.mean([self._classify(j, image) for j in range(n_classifiers)], axis=0)
+        label, score = self._best(probabilities)
+        return Undefended(label, score, probabilities)
+
+    def close(self) -> None:
+        """Release the engines, once the call under way has ended; closing twice is harmless."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self.backend.close()
+
+    def __enter__(self) -> Purifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _infer(self, image: Float, draws: Sequence[Draw]) -> _Inference:
+        """Purify and classify ``image`` once per draw; the mean probabilities, the first purified image."""
+        first: Float | None = None
+        votes: list[Float] = []
+        purify_s = classify_s = 0.0
+        for draw in draws:
+            start = perf_counter()
+            purified = self._purify(draw, image)
+            if first is None:
+                first = purified[0].copy()  # the backend may reuse its buffer
+            middle = perf_counter()
+            votes.append(self._classify(draw.classifier, purified))
+            purify_s += middle - start
+            classify_s += perf_counter() - middle
+        probabilities = votes[0] if len(votes) == 1 else np.mean(votes, axis=0)
+        return _Inference(*self._best(probabilities), probabilities, first, purify_s, classify_s)
+
+    def _purify(self, draw: Draw, image: Float) -> Float:
+        purified = self.backend.purify(draw.purifier, image, draw.random_inputs)
+        return _checked(purified, image.shape, draw.purifier_id)
+
+    def _classify(self, classifier: int, image: Float) -> Float:
+        """One classifier's probabilities, ``(n_classes,)``."""
+        logits = self.backend.classify(classifier, image)
+        engine_id = self.bundle.manifest.classifiers[classifier].id
+        return softmax(_checked(logits, (1, len(self.bundle.labels)), engine_id)[0])
+
+    def _best(self, probabilities: Float) -> tuple[str, float]:
+        index = int(probabilities.argmax())
+        return self.bundle.labels[index], float(probabilities[index])
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this Purifier is closed; load it again")
+
+
+def softmax(logits: Float) -> Float:
+    """Probabilities ``(n,)`` of finite ``logits`` ``(n,)``; no logit is too large."""
+    weights = np.exp(logits - logits.max())
+    probabilities: Float = weights / weights.sum()
+    return probabilities
+
+
+class _Inference(NamedTuple):
+    """What the engines made of one image."""
+
+    label: str | None
+    score: float | None
+    probabilities: Float | None
+    purified: Float | None  # (3, H, W)
+    purify_s: float
+    classify_s: float
+
+
+_SKIPPED = _Inference(None, None, None, None, 0.0, 0.0)
+
+
+def _checked(output: Float, shape: tuple[int, ...], engine_id: str) -> Float:
+    """``output``, if it is what a sound engine gives; an attacker may have found an input that breaks it."""
+    if output.shape != shape:
+        raise BackendError(
+            f"engine {engine_id}: expected an output of shape {list(shape)}, got {list(output.shape)}; "
+            "export the bundle anew"
+        )
+    if not np.isfinite(output).all():
+        raise BackendError(
+            f"engine {engine_id}: NaN or infinite values in its output; the frame gets no label"
+        )
+    return output
+
+
+def _check_arguments(votes: int, on_error: str) -> None:
+    if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
+        raise UsageError(f"votes: expected an integer >= 1, got {votes!r}")
+    if on_error not in get_args(OnError):
+        raise UsageError(f"on_error: expected {' or '.join(get_args(OnError))}, got {on_error!r}")

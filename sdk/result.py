@@ -1,0 +1,84 @@
+"""What the runtime says of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdk.backends.base import Float
+from sdk.draw import Draw
+from sdk.preprocess import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds that a frame spent in each stage.
+
+    Purify and classify are sums over the votes; both are 0 for a skipped frame, whose total still counts.
+    """
+
+    preprocess_ms: float
+    draw_ms: float
+    purify_ms: float
+    classify_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value for == to return
+class Result:
+    """What became of one frame.
+
+    Attributes:
+        label: the most probable class; None if the frame was skipped.
+        score: its probability in [0, 1]; None if the frame was skipped.
+        probabilities: float32 ``(n_classes,)`` in the order of the bundle's labels, the mean over the votes
+            of each one's softmax; None if the frame was skipped.
+        draws: one per vote.
+        timings: milliseconds per stage.
+        seeded: True if the draws came from a seed and so protect nothing.
+        error: why the frame was skipped; None if it was not.
+        frame_index, source: where the frame came from, if the caller said so.
+    """
+
+    label: str | None
+    score: float | None
+    probabilities: Float | None
+    draws: tuple[Draw, ...]
+    timings: Timings
+    seeded: bool
+    error: str | None = None
+    frame_index: int | None = None
+    source: str | None = None
+    _purified: Float | None = None  # (3, H, W) RGB in [0, 1]
+
+    @property
+    def draw(self) -> Draw:
+        """The first vote's draw."""
+        return self.draws[0]
+
+    @property
+    def purified(self) -> Frame | None:
+        """The first vote's purified image, HxWx3 uint8 BGR in the engines' size; None if the frame was
+        skipped.
+
+        Converted on each access, so that a frame whose picture nobody looks at pays nothing.
+        """
+        if self._purified is None:
+            return None
+        bgr = self._purified[::-1].transpose(1, 2, 0)  # (H, W, 3)
+        return np.ascontiguousarray((bgr.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Undefended:
+    """What the classifiers say of a frame that was not purified: a comparison, which protects nothing.
+
+    Attributes:
+        label, score: the most probable class and its probability in [0, 1].
+        probabilities: float32 ``(n_classes,)``, the mean over all classifiers of each one's softmax.
+    """
+
+    label: str
+    score: float
+    probabilities: Float

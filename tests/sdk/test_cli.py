@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sdk.cli import main
+from sdk.records import Record
+from tests.sdk.conftest import N_FRAMES, MjpegServer, count_frames, cut, wait_until, write_video
+
+Output = tuple[int, str, list[str]]  # exit code, standard output, lines on stderr
+COMMAND = [sys.executable, "-c", "from sdk.cli import main; main()"]
+
+
+@pytest.fixture
+def edge_purify(capfd: pytest.CaptureFixture[str]) -> Callable[..., Output]:
+    """Runs the command in this process."""
+
+    def run(*arguments: object) -> Output:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "clip.mp4")
+
+
+def read_records(path: Path) -> list[Record]:
+    return [msgspec.json.decode(line, type=Record) for line in path.read_bytes().splitlines()]
+
+
+# --- the loop
+
+
+def test_video_in_video_and_json_out(
+    edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path
+) -> None:
+    saved, lines = clip.with_name("saved.mp4"), clip.with_name("out.jsonl")
+    code, out, err = edge_purify(
+        "--source", clip, "--bundle", tiny_bundle, "--save", saved, "--json", lines, "--votes", 2
+    )
+    assert (code, out) == (0, "")
+    assert count_frames(saved) == N_FRAMES
+    records = read_records(lines)
+    assert [record.frame for record in records] == list(range(N_FRAMES))
+    assert all(len(record.draws) == 2 and not record.seeded and record.error is None for record in records)
+    purifiers = {draw["purifier"] for record in records for draw in record.draws}
+    assert purifiers == {"purifier-00", "purifier-01", "purifier-02"}
+    assert err[0].startswith(f"{N_FRAMES} frames in ")
+    summary = "\n".join(err)
+    for word in (
+        "labels",
+        "purifier-00",
+        "classifier-01",
+        "p50 ms",
+        "p99 ms",
+        "capture",
+        "classify",
+        "write",
+    ):
+        assert word in summary
+    assert sorted(path.name for path in clip.parent.iterdir()) == ["clip.mp4", "out.jsonl", "saved.mp4"]
+
+
+def test_max_frames_and_pictures(edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path) -> None:
+    folder = clip.with_name("pictures")
+    code, _, err = edge_purify("--source", clip, "--bundle", tiny_bundle, "--save", folder, "--max-frames", 3)
+    assert code == 0
+    assert err[0].startswith("3 frames in ")
+    assert sorted(path.name for path in folder.iterdir()) == [f"clip-{i:06d}.png" for i in range(3)]
+
+
+def test_verbose_prints_a_line_a_frame(
+    edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path
+) -> None:
+    _, out, _ = edge_purify("--source", clip, "--bundle", tiny_bundle, "--max-frames", 2, "-v", "--votes", 2)
+    first, second = out.splitlines()
+    assert first.startswith("frame 0  ")
+    assert second.startswith("frame 1  ")
+    assert first.count("purifier-") == first.count(" × classifier-") == 2
+    assert first.endswith(" ms")
+
+
+def test_json_on_standard_output_is_alone_there(
+    edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path
+) -> None:
+    code, out, err = edge_purify("--source", clip, "--bundle", tiny_bundle, "--json", "-")
+    assert code == 0
+    assert [json.loads(line)["frame"] for line in out.splitlines()] == list(range(N_FRAMES))
+    assert err
+
+
+def test_seeded_run_repeats_and_says_so_loudly(
+    edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path
+) -> None:
+    def draws(*more: object) -> tuple[list[list[dict[str, str]]], list[bool], list[str]]:
+        _, out, err = edge_purify("--source", clip, "--bundle", tiny_bundle, "--json", "-", *more)
+        records = [msgspec.json.decode(line, type=Record) for line in out.splitlines()]
+        return [record.draws for record in records], [record.seeded for record in records], err
+
+    first, seeded, err = draws("--seed", 7)
+    assert err[0] == "edge-purify: --seed 7 makes the draws predictable: they protect nothing"
+    assert "seeded: these draws were predictable and protected nothing" in err
+    assert all(seeded)
+    assert draws("--seed", 7)[0] == first
+    assert draws("--seed", 8)[0] != first
+    unseeded, marks, quiet = draws()
+    assert unseeded != first
+    assert not any(marks)
+    assert not any("seed" in line for line in quiet)
+
+
+def test_cut_video_keeps_the_frames_before(
+    edge_purify: Callable[..., Output], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    clip = cut(write_video(tmp_path / "clip.avi"), 0.5)
+    saved, lines = tmp_path / "saved.avi", tmp_path / "out.jsonl"
+    code, _, err = edge_purify("--source", clip, "--bundle", tiny_bundle, "--save", saved, "--json", lines)
+    n_readable = count_frames(clip)
+    assert 0 < n_readable < N_FRAMES
+    assert code == 1
+    assert err[0].startswith(f"{n_readable} frames in ")
+    assert err[-1] == (
+        f"edge-purify: error: {clip}: ended after {n_readable} of {N_FRAMES} frames: "
+        "the file is cut short, get it again"
+    )
+    assert count_frames(saved) == len(read_records(lines)) == n_readable
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_live_run_finishes_its_files(
+    stop: signal.Signals, tmp_path: Path, tiny_bundle: Path, mjpeg_server: MjpegServer
+) -> None:
+    saved, lines, part = tmp_path / "saved.mp4", tmp_path / "out.jsonl", tmp_path / "out.part.jsonl"
+    process = subprocess.Popen(
+        [*COMMAND, "--source", mjpeg_server.url(), "--bundle", tiny_bundle, "--save", saved, "--json", lines],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        wait_until(lambda: part.exists() and part.read_bytes().count(b"\n") >= 5, "five frames")
+        process.send_signal(stop)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert ", interrupted" in err
+    assert len(read_records(lines)) >= 5
+    assert count_frames(saved) >= 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "saved.mp4"]
+
+
+def test_reader_that_goes_away_is_one_line(clip: Path, tiny_bundle: Path) -> None:
+    for arguments, expected in ((["--json", "-"], ["standard output: its reader is gone"]), (["-v"], [])):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [*COMMAND, "--source", str(clip), "--bundle", str(tiny_bundle), *arguments]
+        done = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+        os.close(writing)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "Exception" not in done.stderr
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        assert errors == [f"edge-purify: error: {message}" for message in expected]
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "give --source SPEC or --camera N (edge-purify --help says more)"),
+        (["--source", "clip.mp4", "--camera", "0"], 2, "give --source SPEC or --camera N, not both"),
+        (["--camera", "0", "--votes", "0"], 2, "Invalid value for '--votes': 0 is not in the range x>=1"),
+        (["--camera", "-1"], 2, "Invalid value for '--camera': -1"),
+        (["--camera", "front"], 2, "Invalid value for '--camera': 'front' is not a valid integer"),
+        (["--camera", "0", "--max-frames", "0"], 2, "Invalid value for '--max-frames': 0"),
+        (["--camera", "0", "--seed", "x"], 2, "Invalid value for '--seed': 'x'"),
+        (["--camera", "0", "--backend", "tpu"], 2, "'tpu' is not one of 'auto', 'onnxruntime'"),
+        (["--camera", "0", "--on-error", "ignore"], 2, "'ignore' is not one of 'raise', 'skip'"),
+        (["--camera", "0", "--json", "-", "-v"], 2, "--json - and --verbose both want standard output"),
+        (
+            ["--source", "a.mp4", "--save", "./a.mp4"],
+            2,
+            "--source, --save and --json need a different path each",
+        ),
+        (["--sauce", "x"], 2, "No such option"),
+        (["inspekt"], 2, "No such command 'inspekt'"),
+        (["--votes", "2", "inspect", "x"], 2, "--votes before 'inspect' has no effect"),
+        (["inspect"], 2, "Missing argument 'BUNDLE'"),
+        (["inspect", "nowhere"], 1, "nowhere: no such folder"),
+        (["--camera", "0", "--bundle", "nowhere"], 1, "nowhere: no such folder; give the folder that"),
+        (["benchmark", "--bundle", "nowhere"], 1, "nowhere: no such folder"),
+        (["benchmark", "--frames", "0"], 2, "Invalid value for '--frames'"),
+    ],
+)
+def test_mistake_is_one_line(
+    arguments: list[str], code: int, message: str, edge_purify: Callable[..., Output]
+) -> None:
+    got, out, err = edge_purify(*arguments)
+    assert (got, out) == (code, "")
+    assert len(err) == 1
+    assert err[0].startswith("edge-purify: error: ")
+    assert message in err[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--camera", "63"], 1, "camera 63: no such camera"),
+        (["--source", "nowhere.mp4"], 1, "nowhere.mp4: no such file or folder"),
+        (["--source", "rtsp://admin:hunter2@127.0.0.1:9/1"], 1, "rtsp://***@127.0.0.1:9/1: no video there"),
+        (["--source", "CLIP", "--save", "nowhere/out.mp4"], 1, "nowhere/out.mp4: can't be written"),
+        (["--source", "CLIP", "--save", "out.gif"], 2, "--save out.gif: expected a video's suffix"),
+        (["--source", "CLIP", "--json", "nowhere/out"], 1, "nowhere/out: can't be written"),
+        (["--source", "CLIP", "--precision", "int8"], 1, "int8"),
+        (["--source", "CLIP", "--backend", "tensorrt"], 1, "tensorrt"),
+    ],
+)
+def test_mistake_with_a_good_bundle_is_one_line(
+    arguments: list[str],
+    code: int,
+    message: str,
+    clip: Path,
+    tiny_bundle: Path,
+    edge_purify: Callable[..., Output],
+) -> None:
+    arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
+    got, out, err = edge_purify("--bundle", tiny_bundle, *arguments)
+    assert (got, out) == (code, "")
+    assert len(err) == 1
+    assert message in err[0]
+
+
+def flip_a_byte(bundle: Path) -> None:
+    path = bundle / "onnx" / "purifier-01.onnx"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+
+
+def lose_a_file(bundle: Path) -> None:
+    (bundle / "labels.txt").unlink()
+
+
+def come_from_the_future(bundle: Path) -> None:
+    path = bundle / "bundle.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 9'))
+
+
+def climb_out(bundle: Path) -> None:
+    (bundle.parent / "labels.txt").write_bytes((bundle / "labels.txt").read_bytes())
+    path = bundle / "bundle.json"
+    path.write_text(path.read_text().replace('"labels.txt"', '"../labels.txt"'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_byte, "onnx/purifier-01.onnx is damaged or changed: expected sha256"),
+        (lose_a_file, "'labels.txt' is missing; copy the bundle again"),
+        (come_from_the_future, "expected schema 1, got 9; update edge-purify"),
+        (climb_out, "path '../labels.txt' leads outside the folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["loop", "inspect", "benchmark"])
+def test_damaged_bundle_is_refused(
+    damage: Callable[[Path], None],
+    message: str,
+    command: str,
+    clip: Path,
+    bundle_copy: Path,
+    edge_purify: Callable[..., Output],
+) -> None:
+    damage(bundle_copy)
+    arguments = {
+        "loop": ["--source", clip, "--bundle", bundle_copy],
+        "inspect": ["inspect", bundle_copy],
+        "benchmark": ["benchmark", "--bundle", bundle_copy],
+    }
+    code, out, err = edge_purify(*arguments[command])
+    assert (code, out) == (1, "")
+    assert len(err) == 1
+    assert message in err[0]
+
+
+# --- the other commands
+
+
+def test_inspect_shows_what_the_bundle_holds(edge_purify: Callable[..., Output], tiny_bundle: Path) -> None:
+    code, out, err = edge_purify("inspect", tiny_bundle)
+    assert (code, err) == (0, [])
+    for fact in ("tiny (ren)", "all hashes match", "16 x 16", "red, green, blue, dark", "nothing yet"):
+        assert fact in out
+    assert "6: 3 purifiers × 2 classifiers" in out
+    assert "atom_mask: 9 of 12" in out
+    assert "none, white-box not measured" in out
+
+
+def test_inspect_as_json(edge_purify: Callable[..., Output], tiny_bundle: Path) -> None:
+    _, out, _ = edge_purify("inspect", tiny_bundle, "--json")
+    found = json.loads(out)
+    assert found["manifest"]["name"] == "tiny"
+    assert found["labels"] == ["red", "green", "blue", "dark"]
+    assert found["size_bytes"] == sum(
+        path.stat().st_size
+        for path in tiny_bundle.rglob("*")
+        if path.is_file() and path.name != "bundle.json"
+    )
+
+
+def test_benchmark_as_table_and_json(edge_purify: Callable[..., Output], tiny_bundle: Path) -> None:
+    code, out, err = edge_purify("benchmark", "--bundle", tiny_bundle, "--frames", 5, "--json")
+    assert (code, err) == (0, [])
+    assert json.loads(out)["frames"] == 5
+    code, out, _ = edge_purify("benchmark", "--bundle", tiny_bundle, "--frames", 5)
+    assert code == 0
+    assert "p99" in out
+
+
+def test_benchmark_gate(
+    edge_purify: Callable[..., Output], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bound, expected in ((1e9, 0), (0.0, 3)):
+        monkeypatch.setattr("sdk.benchmark.OVERHEAD_BOUND", bound)
+        code, out, err = edge_purify("benchmark", "--bundle", tiny_bundle, "--frames", 3, "--gate", "--json")
+        assert code == expected
+        assert json.loads(out)["overhead_bound"] == bound, "the figures come out, gate or not"
+        assert len(err) == (1 if expected else 0)
+
+
+def test_version(edge_purify: Callable[..., Output]) -> None:
+    code, out, _ = edge_purify("--version")
+    assert code == 0
+    assert out.startswith("edge-purify, version 0.")
+
+
+HEAVY = ("torch", "onnx", "onnxruntime", "cv2", "numpy", "rich", "msgspec")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["inspect", "--help"], ["benchmark", "--help"], ["--version"]]
+)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom sdk.cli import main\n"
+        f"try:\n    main({arguments})\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+    assert "edge-purify" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--camera", "0"], ["benchmark"]])
+def test_missing_opencv_is_one_line_with_the_remedy(arguments: list[str], tiny_bundle: Path) -> None:
+    program = "import sys; sys.modules['cv2'] = None; from sdk.cli import main; main()"
+    command = [sys.executable, "-c", program, *arguments, "--bundle", str(tiny_bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edge-purify: error: ")
+    assert "; pip install 'edge-purify[opencv]', or on a Jetson apt install python3-opencv" in line
