@@ -1,0 +1,139 @@
+"""``edge-export``: outcomes, exit codes, one line an error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from export import cli
+from sdk.bundle import Bundle
+from tests.export.spoil import break_engine, edit_manifest
+
+ENGINES = ["purifier-00", "purifier-01", "purifier-02", "classifier-00", "classifier-01"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def assert_one_line(result: Result, exit_code: int, *parts: str) -> None:
+    assert result.exit_code == exit_code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("edge-export: error: ")
+    assert result.stderr.count("\n") == 1
+    for part in parts:
+        assert part in result.stderr
+
+
+@pytest.mark.usefixtures("ready")
+def test_bundle_then_verify(checkpoint_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    written = run("bundle", checkpoint_path, out, "--name", "mine", "--json")
+    assert written.exit_code == 0, written.output
+    assert written.stderr == ""
+    outcome = json.loads(written.stdout)
+    assert outcome["bundle"] == Bundle.open(out).manifest.name == "mine"
+    compared = [(d["engine"], d["n_draws"]) for d in outcome["deviations"] if d["against"] == "twin"]
+    assert compared == [(engine, 64) for engine in ENGINES]
+    verified = run("verify", out, "--images", 2)
+    assert verified.exit_code == 0, verified.output
+    assert verified.stdout.splitlines()[-1].startswith(f"{out}: mine, 0.1 MB, verified through onnxruntime ")
+
+
+@pytest.mark.parametrize("engine", ["purifier-01", "classifier-00"])
+def test_a_broken_engine_with_a_fitting_hash_fails_the_gate(folder: Path, engine: str) -> None:
+    break_engine(folder, engine)
+    Bundle.open(folder)  # integrity alone doesn't find it
+    assert_one_line(run("verify", folder), 3, f"{engine}: its ", "expected at most 1e-04")
+
+
+def test_a_changed_byte_is_damage(folder: Path) -> None:
+    path = folder / "onnx" / "purifier-02.fp32.onnx"
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    assert_one_line(run("verify", folder), 1, "onnx/purifier-02.fp32.onnx is damaged or changed")
+
+
+def test_no_bundle_there(tmp_path: Path) -> None:
+    assert_one_line(run("verify", tmp_path / "absent"), 1, "no such folder")
+
+
+def test_no_checkpoint_there(tmp_path: Path) -> None:
+    assert_one_line(run("bundle", tmp_path / "absent.pt", tmp_path / "out"), 1, "absent.pt: no such file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "notes.pt").write_text("notes")
+    assert_one_line(run("bundle", tmp_path / "notes.pt", tmp_path / "out"), 1, "notes.pt", "not readable")
+
+
+def test_a_bundle_is_not_overwritten_unasked(checkpoint_path: Path, folder: Path) -> None:
+    assert_one_line(run("bundle", checkpoint_path, folder), 2, "replace it with --force")
+
+
+@pytest.mark.parametrize("arguments", [("verify", ".", "--images", "0"), ("bundle", "a.pt"), ("weave",)])
+def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: ")
+
+
+def test_exporting_without_its_extra_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name.startswith("onnx") else object())
+    result = run("bundle", "best.pt", tmp_path / "out")
+    assert_one_line(result, 1, "onnx, onnxscript, onnxslim not installed; pip install 'edge-purify[export]'")
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
+    def interrupt(folder: Path) -> Bundle:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bundle, "open", interrupt)
+    result = run("verify", exported)
+    assert (result.exit_code, result.stderr) == (130, "edge-export: interrupted\n")
+
+
+def without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; from export.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_verify_without_torch_replays_the_golden_outputs_and_says_what_it_left_out(exported: Path) -> None:
+    result = without_torch("verify", exported)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("off the golden outputs") == 5
+    assert "not compared with the torch twin: torch isn't installed" in result.stderr
+
+
+def test_verify_without_torch_still_finds_a_broken_engine(folder: Path) -> None:
+    break_engine(folder, "purifier-00")
+    result = without_torch("verify", folder)
+    assert result.returncode == 3
+    assert result.stderr.startswith("edge-export: error: purifier-00: its purified image differs")
+
+
+def test_verify_of_a_bundle_without_a_twin(folder: Path) -> None:
+    edit_manifest(folder, lambda tree: tree.pop("twin"))
+    result = run("verify", folder)
+    assert result.exit_code == 0
+    assert "not compared with the torch twin: the bundle has no twin" in result.stderr
+
+
+def test_help_is_light() -> None:
+    program = (
+        "import sys\nfrom export.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"
+        "    print([m for m in ('torch', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("Usage: ")
+    assert result.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,165 @@
+"""What ``write_bundle`` leaves on disk, when it succeeds and when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import writer
+from export.onnx import ExportError
+from export.writer import write_bundle
+from sdk.bundle import MANIFEST, Bundle
+from sdk.errors import GateError, UsageError
+from tests.export.spoil import break_engine
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_bundle_is_whole_and_says_where_it_comes_from(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    assert sorted(tree(bundle.folder)) == sorted([MANIFEST, *(file.file for file in manifest.files())])
+    assert bundle.labels == ("cat", "dog", "ship", "truck")
+    assert (manifest.name, manifest.family, manifest.image.height) == ("tiny", "ren", 16)
+    assert [(spec.name, spec.size, spec.take) for spec in manifest.purifiers[0].random_inputs] == [
+        ("atom_mask", 24, 18)
+    ]
+    assert manifest.provenance["validation_accuracy"] == 0.25
+    assert manifest.provenance["export"]["opset"] == 18
+
+
+def test_the_card_is_honest(bundle: Bundle) -> None:
+    assert bundle.manifest.card is not None
+    card = bundle.path(bundle.manifest.card).read_text(encoding="utf-8")
+    for claim in (
+        "reconstruction from the abstract",
+        "Clean accuracy of these engines: not measured yet",
+        "Robustness ladder: not measured yet",
+        "expected to fall to adaptive attacks",
+        "validation accuracy: 0.25",
+        "18 out of 24",
+    ):
+        assert claim in card
+
+
+@pytest.mark.usefixtures("ready")
+def test_writing_again_gives_the_same_bytes(loaded: Any, exported: Path, tmp_path: Path) -> None:
+    write_bundle(loaded, tmp_path / "again", n_images=1)
+    assert tree(tmp_path / "again") == tree(exported)
+
+
+@pytest.mark.usefixtures("ready")
+def test_others_may_read_the_folder_as_the_umask_says(loaded: Any, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    write_bundle(loaded, tmp_path / "bundle", n_images=1)
+    assert (tmp_path / "bundle").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), GateError("off"), RuntimeError("bug")])
+@pytest.mark.parametrize("step", ["purifier-01", "verify"])
+@pytest.mark.usefixtures("ready")
+def test_a_failure_at_any_step_leaves_nothing(
+    loaded: Any, tmp_path: Path, failure: BaseException, step: str
+) -> None:
+    def fail(begun: str) -> None:
+        if begun == step:
+            assert names_in(tmp_path)  # something is being written there
+            raise failure
+
+    with pytest.raises(type(failure)):
+        write_bundle(loaded, tmp_path / "bundle", on_step=fail)
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_broken_engine_is_never_published(
+    loaded: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_engine(folder, "classifier-01")
+    monkeypatch.setattr(
+        writer, "engine_bytes", lambda *_, output, name: (folder / f"onnx/{name}.fp32.onnx").read_bytes()
+    )
+    with pytest.raises(GateError, match=r"^classifier-01: "):
+        write_bundle(loaded, tmp_path / "out", n_images=2)
+    assert names_in(tmp_path) == ["tiny"]
+
+
+@pytest.mark.usefixtures("ready")
+def test_force_replaces_a_bundle_and_a_failed_replacement_keeps_it(loaded: Any, folder: Path) -> None:
+    def fail(step: str) -> None:
+        if step == "verify":
+            raise GateError("off")
+
+    before = tree(folder)
+    with pytest.raises(GateError):
+        write_bundle(loaded, folder, name="other", force=True, on_step=fail)
+    assert tree(folder) == before
+    write_bundle(loaded, folder, name="other", force=True, n_images=1)
+    assert Bundle.open(folder).manifest.name == "other"
+    assert names_in(folder.parent) == [folder.name]
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_replacement_that_cannot_be_put_in_place_gives_the_old_bundle_back(
+    loaded: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, before = Path.rename, tree(folder)
+
+    def refuse_the_new(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(ExportError, match="can't be written: No space left on device"):
+        write_bundle(loaded, folder, force=True, n_images=1)
+    assert tree(folder) == before
+    assert names_in(folder.parent) == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("out", "force", "complaint"),
+    [
+        ("tiny", False, "a bundle is there already; replace it with --force"),
+        ("holiday", True, "holds other things than a bundle"),
+        ("holiday/photo.jpg", True, "it is a file"),
+        ("absent/bundle", False, r"absent doesn't exist; create it first"),
+    ],
+)
+def test_a_place_that_cannot_take_a_bundle_is_refused_untouched(
+    loaded: Any, folder: Path, out: str, force: bool, complaint: str
+) -> None:
+    parent = folder.parent
+    (parent / "holiday").mkdir()
+    (parent / "holiday" / "photo.jpg").write_bytes(b"photo")
+    before = tree(parent)
+    with pytest.raises(UsageError, match=complaint):
+        write_bundle(loaded, parent / out, force=force)
+    assert tree(parent) == before
+
+
+@pytest.mark.usefixtures("ready")
+def test_an_empty_folder_may_become_a_bundle(loaded: Any, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    write_bundle(loaded, tmp_path / "bundle", n_images=1)
+    assert Bundle.open(tmp_path / "bundle").manifest.name == "tiny"
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_bundle_that_is_too_large_is_refused(
+    loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LIMIT_BYTES", 100_000)
+    with pytest.raises(
+        GateError, match=r"would take 0\.1 MB, expected at most 0 MB; train a narrower"
+    ) as caught:
+        write_bundle(loaded, tmp_path / "bundle")
+    assert caught.value.exit_code == 3
+    assert names_in(tmp_path) == []

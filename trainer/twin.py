@@ -1,0 +1,54 @@
+"""The twin: a bundle's defence in torch, what a white-box attacker differentiates and engines are held to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sdk.bundle import Bundle
+from sdk.errors import BundleError
+from trainer import models
+from trainer.config import Model
+from trainer.models.defence import Defence
+
+
+def save_twin(defence: Defence, path: Path) -> None:
+    """Write the weights of ``defence`` as safetensors, as float16 where that holds a tensor exactly."""
+    weights = {
+        name: _halved(value.detach().cpu()).contiguous() for name, value in defence.state_dict().items()
+    }
+    path.write_bytes(safetensors.torch.save(weights))
+
+
+def read_twin(bundle: Bundle) -> Defence:
+    """Rebuild the defence of ``bundle``: on the CPU, in float32 and eval mode, bit for bit what was exported.
+
+    Raises:
+        BundleError: the bundle has no twin, or its weights don't fit its config.
+    """
+    twin = bundle.manifest.twin
+    if twin is None:
+        raise BundleError(f"bundle {bundle.folder}: it has no twin (a foreign classifier has none)")
+    path = bundle.path(twin.weights)
+    try:
+        defence = models.build(msgspec.convert(twin.config, Model))
+        defence.load_state_dict(safetensors.torch.load_file(path))  # copies into float32, so casts up
+    except (msgspec.ValidationError, safetensors.SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(
+            f"bundle {bundle.folder}: {twin.weights.file} doesn't fit the twin's config: {reason[:300]}; "
+            "export the bundle anew"
+        ) from error
+    return defence.eval()
+
+
+def _halved(value: Tensor) -> Tensor:
+    if value.dtype is not torch.float32:
+        return value
+    half = value.half()
+    return half if torch.equal(half.float(), value) else value
