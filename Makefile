@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check venv clean
+.PHONY: demo test test-gpu check venv clean
 
 demo: .venv/.runtime
 	$(BIN)/edge-purify --source samples/clips/cat-clean.avi --save out/cat-annotated.mp4 --json out/cat.jsonl --verbose
@@ -11,6 +11,9 @@ demo: .venv/.runtime
 
 test: .venv/.everything
 	$(BIN)/python -m pytest
+
+test-gpu: .venv/.everything
+	$(BIN)/python -m pytest tests/gpu
 
 check: .venv/.everything
 	$(BIN)/ruff check .

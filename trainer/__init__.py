@@ -1,0 +1,1 @@
+"""Training, in PyTorch: models, losses, data and the loop, and the measurement of robustness."""

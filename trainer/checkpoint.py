@@ -1,0 +1,115 @@
+"""Checkpoints: one torch file with the weights, their average, and all that an exact resume needs.
+
+``save`` is atomic.  ``load_defence`` gives the averaged weights as a defence that is ready to evaluate or
+export.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdk.errors import EdgePurifyError, UsageError
+from trainer import config as configs
+from trainer.models import Defence, build
+
+FORMAT = 1
+
+
+class CheckpointError(EdgePurifyError):
+    """A checkpoint is absent, damaged, or of another format."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as export and evaluation take it.
+
+    Attributes:
+        defence: the averaged weights, float32, in eval mode, rounded to FP16-representable values.
+        config: the whole training config as plain data.
+        labels: class names, in logit order.
+        provenance: what made it: config, epochs done, validation figures, versions.
+    """
+
+    defence: Defence
+    config: dict[str, Any]
+    labels: tuple[str, ...]
+    provenance: dict[str, Any]
+
+    @property
+    def image_size(self) -> int:
+        return int(self.config["model"]["image_size"])
+
+    @property
+    def family(self) -> str:
+        return str(self.config["model"]["family"])
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``path`` by way of a part file, so that a kill leaves the old checkpoint whole."""
+    part = path.with_name(path.name + ".part")
+    try:
+        torch.save({"format": FORMAT, **state}, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state that ``save`` wrote.
+
+    Raises:
+        CheckpointError: absent, damaged, no checkpoint of this project, or of another format.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint {path}: no such file; 'edge-train fit' writes last.pt and best.pt in its --out"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"checkpoint {path}: not readable as a torch file: {reason}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(
+            f"checkpoint {path}: expected an edge-purify checkpoint of format {FORMAT}, got {found}"
+        )
+    return state
+
+
+def load_defence(path: Path) -> Loaded:
+    """The averaged weights of a checkpoint, finished for use; see ``Loaded``."""
+    state = load(path)
+    try:
+        config = configs.from_dict(state["config"], where=f"checkpoint {path}")
+        defence = build(config.model, seed=config.seed)
+        defence.load_state_dict(state["averaged"])
+    except UsageError as error:
+        raise CheckpointError(str(error)) from None
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {path}: {str(error).splitlines()[0]}; train it anew") from None
+    finish(defence)
+    return Loaded(defence, configs.to_dict(config), tuple(state["labels"]), dict(state["provenance"]))
+
+
+@torch.no_grad()
+def finish(defence: Defence) -> None:
+    """Make averaged weights fit to ship: eval mode, FP16-representable values, derived constants anew.
+
+    The rounding lets the twin be stored in half the space and cast up exactly.
+    """
+    for tensor in (*defence.parameters(), *defence.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(_representable(tensor))
+    defence.after_update(50)
+    defence.requires_grad_(False).eval()
+
+
+def _representable(tensor: Tensor) -> Tensor:
+    return tensor.half().to(tensor.dtype)

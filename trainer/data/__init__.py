@@ -1,0 +1,34 @@
+"""Data sets: opening, splitting, augmenting, fetching.
+
+``open_dataset`` gives a ``DataSet``: ``Images`` in memory, or ``ImageFolders`` decoded as they are asked for.
+Both hand out uint8 batches by ``stream``, which readies the next ones while the last is worked on.
+"""
+
+from trainer.data.augmentation import augment
+from trainer.data.catalogue import SPLITS, Contents, check, fetch, names, open_dataset
+from trainer.data.cifar10 import CIFAR10_LABELS, read_cifar10
+from trainer.data.dataset import DataError, DataSet, Images, split_validation
+from trainer.data.folders import ImageFolders, open_folders
+from trainer.data.generators import keyed_generator
+from trainer.data.svhn import SVHN_LABELS, read_svhn
+
+__all__ = [
+    "CIFAR10_LABELS",
+    "SPLITS",
+    "SVHN_LABELS",
+    "Contents",
+    "DataError",
+    "DataSet",
+    "ImageFolders",
+    "Images",
+    "augment",
+    "check",
+    "fetch",
+    "keyed_generator",
+    "names",
+    "open_dataset",
+    "open_folders",
+    "read_cifar10",
+    "read_svhn",
+    "split_validation",
+]

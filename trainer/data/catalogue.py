@@ -1,0 +1,150 @@
+"""The data sets that a config can name: how each is opened, fetched, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdk.errors import UsageError
+from trainer.data.cifar10 import read_cifar10
+from trainer.data.dataset import DataError, DataSet, Images
+from trainer.data.fetch import OnProgress, Published, fetch_file
+from trainer.data.folders import open_folders
+from trainer.data.svhn import read_svhn
+
+SPLITS = ("train", "test")
+
+_SMALL_IMAGE_SIZE = 32  # of CIFAR-10 and SVHN
+_FOLDER_IMAGE_SIZE = 224  # customary on ImageNet
+_CHECK_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a check found: the number of images of each split, and of classes."""
+
+    images: dict[str, int]
+    n_classes: int
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A published data set of small images: its reader, where it comes from, and its number of images."""
+
+    read: Callable[[Path, str], Images]
+    base_url: str
+    files: tuple[Published, ...]
+    images: dict[str, int]
+
+
+IN_MEMORY = {
+    "cifar10": InMemory(
+        read=read_cifar10,
+        base_url="https://www.cs.toronto.edu/~kriz",
+        files=(
+            Published(
+                name="cifar-10-binary.tar.gz",
+                md5="c32a1d4ab5d03f1284b67883e8d87530",
+                gives="cifar-10-batches-bin",
+                equals=("cifar-10-batches-py",),
+            ),
+        ),
+        images={"train": 50_000, "test": 10_000},
+    ),
+    "svhn": InMemory(
+        read=read_svhn,
+        base_url="http://ufldl.stanford.edu/housenumbers",
+        files=(
+            Published("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", gives="svhn/train_32x32.mat"),
+            Published("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", gives="svhn/test_32x32.mat"),
+        ),
+        images={"train": 73_257, "test": 26_032},
+    ),
+}
+_FOLDERS = "imagenet"
+
+
+def names() -> tuple[str, ...]:
+    """What ``data.name`` in a config, and ``edge-train data``, may say."""
+    return (*IN_MEMORY, _FOLDERS)
+
+
+def open_dataset(name: str, folder: Path, split: str, *, image_size: int | None = None) -> DataSet:
+    """Open the data set ``name`` in ``folder``.
+
+    Args:
+        name: "cifar10", "svhn", or "imagenet": folders of pictures, one a class, ImageNet's or your own.
+        folder: what ``edge-train data`` was given as ``--to``.
+        split: "train" or "test".
+        image_size: height and width in pixels; by default 32, for image folders 224.
+
+    Raises:
+        UsageError: no such data set or split, or one that doesn't come in ``image_size``.
+        DataError: the data set is absent or damaged.
+    """
+    if name not in names():
+        raise UsageError(f"data set {name!r}: expected one of {', '.join(names())}")
+    if split not in SPLITS:
+        raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"image_size: expected at least 1 pixel, got {image_size}")
+    if name == _FOLDERS:
+        return open_folders(folder, split, image_size or _FOLDER_IMAGE_SIZE)
+    if image_size not in (None, _SMALL_IMAGE_SIZE):
+        raise UsageError(
+            f"image_size: the images of {name} have {_SMALL_IMAGE_SIZE} pixels a side, got {image_size}"
+        )
+    return IN_MEMORY[name].read(folder, split)
+
+
+def fetch(
+    name: str, to: Path, *, url: str | None = None, on_progress: OnProgress = lambda what, done, total: None
+) -> None:
+    """Fetch what the folder ``to`` lacks of the data set ``name``.
+
+    Args:
+        name: one of ``names()``; image folders can't be fetched, and are left to ``check``.
+        to: the data folder; made if need be.
+        url: a mirror: the address under which the published files lie, by their published names.
+        on_progress: called with the file's name, bytes done, and bytes in all where the server tells.
+
+    Raises:
+        UsageError: a mirror for image folders, or no http or https address.
+        DataError: no network, a server that refuses, a wrong checksum, a damaged archive, or a full disk.
+    """
+    if name == _FOLDERS:
+        if url is not None:
+            raise UsageError(
+                f"--url {url}: image folders can't be fetched; leave --url out to check those in {to}"
+            )
+        return
+    published = IN_MEMORY[name]
+    for file in published.files:
+        fetch_file(file, url or published.base_url, to, on_progress=on_progress)
+
+
+def check(name: str, folder: Path, *, on_progress: OnProgress = lambda what, done, total: None) -> Contents:
+    """Read every image of the data set ``name`` in ``folder``.
+
+    Raises:
+        DataError: something is damaged, or images are missing.
+    """
+    images = {}
+    for split in SPLITS:
+        dataset = open_dataset(name, folder, split, image_size=_SMALL_IMAGE_SIZE)
+        images[split] = 0
+        for batch, _ in dataset.batches(_CHECK_BATCH):
+            images[split] += len(batch)
+            on_progress(f"{split} images", images[split], len(dataset))
+    if name in IN_MEMORY and images != IN_MEMORY[name].images:
+        expected = IN_MEMORY[name].images
+        raise DataError(
+            f"{name} in {folder}: expected {_counts(expected)}, got {_counts(images)}; "
+            f"remove it and run 'edge-train data {name} --to {folder}'"
+        )
+    return Contents(images, len(dataset.labels))
+
+
+def _counts(images: dict[str, int]) -> str:
+    return " and ".join(f"{count} {split} images" for split, count in images.items())

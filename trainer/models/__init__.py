@@ -1,0 +1,81 @@
+"""The models, one file each; ``build`` makes a defence from the ``model`` section of a config."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.config import MaepModel, Model, RenModel
+from trainer.models.classifier import DiverseClassifier, Parts, edge_network
+from trainer.models.defence import Defence, Draw
+from trainer.models.foreign import foreign
+from trainer.models.maep import MaskedAutoencoder
+from trainer.models.purifier import NoPurifier, Purifier
+from trainer.models.ren import SparseEncodingPurifier
+from trainer.models.resnet import resnet18, wide_resnet
+
+__all__ = ["Defence", "Draw", "build"]
+
+
+def build(model: Model, *, seed: int = 0) -> Defence:
+    """An untrained defence; ``seed`` draws the sub-encoders' subsets and the initial weights.
+
+    Raises:
+        UsageError: a classifier that is named by import path can't be had from there.
+    """
+    purifier = _purifier(model, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # torch's layers initialize from the global generator
+        classifier = DiverseClassifier(
+            _classifier_parts(model),
+            n_classes=model.n_classes,
+            n_classifiers=model.classifier.count,
+            mean=model.mean,
+            std=model.std,
+        )
+    return Defence(purifier, classifier)
+
+
+def _purifier(model: Model, seed: int) -> Purifier:
+    if isinstance(model, RenModel):
+        return _ren(model, seed)
+    return _maep(model, seed) if isinstance(model, MaepModel) else NoPurifier()
+
+
+def _ren(model: RenModel, seed: int) -> Purifier:
+    return SparseEncodingPurifier(
+        n_purifiers=model.purifier.count,
+        atoms=model.purifier.atoms,
+        atoms_per_encoder=model.purifier.atoms_per_encoder,
+        atoms_kept=model.purifier.atoms_kept,
+        patch=model.purifier.patch,
+        iterations=model.purifier.iterations,
+        threshold=model.purifier.threshold,
+        image_size=model.image_size,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _maep(model: MaepModel, seed: int) -> Purifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MaskedAutoencoder(
+            image_size=model.image_size,
+            patch=model.purifier.patch,
+            width=model.purifier.width,
+            encoder_blocks=model.purifier.encoder_blocks,
+            decoder_blocks=model.purifier.decoder_blocks,
+            heads=model.purifier.heads,
+            patches_kept=model.purifier.patches_kept,
+            adapter_rank=model.purifier.adapter_rank,
+        )
+
+
+def _classifier_parts(model: Model) -> Parts:
+    section = model.classifier
+    if section.kind == "resnet18":
+        return resnet18(model.n_classes)
+    if section.kind == "wrn-28-10":
+        return wide_resnet(model.n_classes)
+    if section.factory is not None:
+        return foreign(section.factory, model.n_classes, model.image_size)
+    return edge_network(model.n_classes, widths=section.widths, blocks=section.blocks)

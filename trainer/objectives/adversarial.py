@@ -1,0 +1,70 @@
+"""Adversarial training: of REN, or of the same network without a purifier."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.adversary import n_fgsm, pgd
+from trainer.config import AdversarialRecipe, Loss
+from trainer.losses import code_change, pair_diversity
+from trainer.models.defence import Defence, Draw
+from trainer.models.ren import SparseEncodingPurifier
+
+
+class AdversarialObjective(nn.Module):
+    """Cross-entropy of attacked, purified images, attacked through the defence under the **same** draw.
+
+    (Attacking one draw and updating another trains against transferred attacks, and rewards gradients that
+    merely point elsewhere.)  REN adds the distance of the purified image from the clean one, and the
+    stability of the code.
+
+    ``attack_steps`` is 1, N-FGSM, until the tail of training or until the collapse guard sets it to 2, PGD.
+    """
+
+    def __init__(self, defence: Defence, recipe: AdversarialRecipe, weights: Loss) -> None:
+        super().__init__()
+        self.defence = defence
+        self.recipe = recipe
+        self.weights = weights
+        self.attack_steps = 1
+
+    def forward(
+        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, *, step: int, share: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and detached terms; see ``trainer.objectives`` for the arguments."""
+        attacked = self._attack(images, labels, draw, noise, share)
+        terms: dict[str, Tensor] = {}
+        if isinstance(self.defence.purifier, SparseEncodingPurifier):
+            encode = self.defence.purifier.encode_and_decode
+            with torch.no_grad():
+                code, _ = encode(images, draw.purifier, draw.random_input)
+            attacked_code, seen = encode(attacked, draw.purifier, draw.random_input)
+            terms["reconstruction"] = (seen - images).abs().mean()
+            terms["code_stability"] = code_change(attacked_code, code)
+        else:
+            seen = self.defence.purify(attacked, draw)
+        logits = self.defence.classify(seen, draw).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.weights.label_smoothing)
+        terms["robust_accuracy"] = (logits.argmax(1) == labels).float().mean()
+        for name in ("reconstruction", "code_stability"):
+            if name in terms:
+                loss = loss + getattr(self.weights, name) * terms[name]
+        if self.weights.diversity and step % self.weights.diversity_every == 0:
+            rows = slice(0, self.weights.diversity_images)
+            terms["diversity"] = pair_diversity(self.defence, attacked[rows], labels[rows], draw[rows])
+            loss = loss + self.weights.diversity * terms["diversity"]
+        return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def _attack(self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, share: float) -> Tensor:
+        """Attacked images, (B, 3, H, W), at ``share`` of training."""
+        ramp = self.recipe.eps_ramp
+        eps = self.recipe.eps * min(1.0, share / ramp if ramp else 1.0)
+
+        def loss_of(attacked: Tensor) -> Tensor:
+            return F.cross_entropy(self.defence(attacked, draw).float(), labels, reduction="sum")
+
+        if self.attack_steps == 1 and share < 1 - self.recipe.pgd_tail:
+            return n_fgsm(loss_of, images, eps=eps, noise=noise)
+        return pgd(loss_of, images, eps=eps, steps=2, step_size=0.75 * eps, noise=noise)

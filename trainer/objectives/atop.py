@@ -1,0 +1,58 @@
+"""MAEP's third stage: adversarial training of the purifier (AToP; Lin et al., arXiv 2401.16352)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.adversary import n_fgsm, pgd
+from trainer.config import AtopRecipe, Loss
+from trainer.models.defence import Defence, Draw
+
+
+class AtopObjective(nn.Module):
+    """Cross-entropy of attacked, purified images by a frozen classifier, and their l1 distance to the clean.
+
+    The attack goes through purifier and classifier under the same draw.  The whole purifier learns; adapters
+    alone are too few to withstand such an attack.  The first ``clean_share`` of a batch stays clean.
+
+    ``attack_steps`` is the recipe's until the collapse guard raises it.
+    """
+
+    def __init__(self, defence: Defence, recipe: AtopRecipe, weights: Loss) -> None:
+        super().__init__()
+        self.defence = defence
+        self.recipe = recipe
+        self.weights = weights
+        self.attack_steps = recipe.attack_steps
+        defence.classifier.requires_grad_(False)
+
+    def forward(
+        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, *, step: int, share: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and detached terms; see ``trainer.objectives`` for the arguments."""
+        self.defence.classifier.eval()  # its batch norms are frozen too
+        n_clean = round(self.recipe.clean_share * len(images))
+        rest = slice(n_clean, None)
+        attacked = self._attack(images[rest], labels[rest], draw[rest], noise[rest])
+        purified = self.defence.purifier.reconstruct(
+            torch.cat([images[:n_clean], attacked]), draw.random_input
+        )
+        logits = self.defence.classify(purified.clamp(0, 1), draw).float()
+        terms = {
+            "cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.weights.label_smoothing),
+            "reconstruction": (purified - images).abs().mean(),
+            "robust_accuracy": (logits[rest].argmax(1) == labels[rest]).float().mean(),
+        }
+        loss = terms["cross_entropy"] + self.weights.reconstruction * terms["reconstruction"]
+        return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def _attack(self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor) -> Tensor:
+        def loss_of(attacked: Tensor) -> Tensor:
+            return F.cross_entropy(self.defence(attacked, draw).float(), labels, reduction="sum")
+
+        eps, steps = self.recipe.eps, self.attack_steps
+        if steps == 1:
+            return n_fgsm(loss_of, images, eps=eps, noise=noise)
+        return pgd(loss_of, images, eps=eps, steps=steps, step_size=1.5 * eps / steps, noise=noise)
