@@ -148,6 +148,28 @@ def benchmark(bundle: str | None, frames: int, votes: int, as_json: bool, gate: 
         bench.gate(report)
 
 
+@cli.command()
+@click.option("--bundle", metavar="DIR", help="Bundle folder.  [default: the one in the package]")
+@click.option(
+    "--selftest", is_flag=True, help="Replay the bundle's golden outputs through all that runs here."
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(bundle: str | None, selftest: bool, as_json: bool) -> None:
+    """Show what this machine has, what of a bundle runs on it, and how to mend what doesn't.
+
+    Ends with 1 if something that is needed failed.
+    """
+    from sdk import doctor as doctors
+
+    report = doctors.examine(bundle, selftest=selftest)
+    if as_json:
+        click.echo(doctors.as_json(report))
+    else:
+        doctors.show(report)
+    if not report.healthy:
+        raise click.exceptions.Exit(1)
+
+
 def _loop(
     *,
     source: str | None,
@@ -176,7 +198,8 @@ def _loop(
     _stop_on_sigterm()
     meter = Meter()
     with ExitStack() as stack:
-        purifier = stack.enter_context(Purifier.load(seed=seed, **how))
+        shown = show or save is not None
+        purifier = stack.enter_context(Purifier.load(seed=seed, keep_purified=shown, **how))
         frames = stack.enter_context(open_source(spec))
         total = min((count for count in (frames.total, max_frames) if count is not None), default=None)
         sinks = _sinks(purifier, frames, save=save, json=json, show=show)

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from sdk.backends import open_backend
-from sdk.backends.base import Backend, Float
+from sdk.backends.base import Backend, Float, checked
 from sdk.bundle import Bundle, default_bundle
 from sdk.draw import Draw, Drawer
 from sdk.errors import BackendError, UsageError
@@ -41,6 +41,8 @@ class Purifier:
         backend: its engines, loaded; the purifier closes it.
         votes: draws per frame whose probabilities are averaged, >= 1.
         on_error: "raise" an engine's failure, or "skip" the frame and say so in its Result.
+        keep_purified: False if nobody will look at ``Result.purified``, which then is None: on a GPU the
+            purified image stays there.
         seed: for reproducible tests only; marks every Result.
 
     Raises:
@@ -54,6 +56,7 @@ class Purifier:
         *,
         votes: int = 1,
         on_error: OnError = "raise",
+        keep_purified: bool = True,
         seed: int | None = None,
     ) -> None:
         _check_arguments(votes, on_error)
@@ -61,6 +64,7 @@ class Purifier:
         self.backend = backend
         self.votes = votes
         self.on_error = on_error
+        self.keep_purified = keep_purified
         self._drawer = Drawer(bundle.manifest, seed)
         self._preprocess = Preprocessor(bundle.manifest.image)
         self._lock = Lock()
@@ -75,6 +79,7 @@ class Purifier:
         precision: str = "auto",
         votes: int = 1,
         on_error: OnError = "raise",
+        keep_purified: bool = True,
         seed: int | None = None,
     ) -> Purifier:
         """Verify a bundle, by default the one that ships with the package, and load its engines.
@@ -89,7 +94,7 @@ class Purifier:
             bundle = Bundle.open(default_bundle() if bundle is None else bundle)
         opened = open_backend(bundle, backend, precision)
         try:
-            return cls(bundle, opened, votes=votes, on_error=on_error, seed=seed)
+            return cls(bundle, opened, votes=votes, on_error=on_error, keep_purified=keep_purified, seed=seed)
         except UsageError:
             opened.close()
             raise
@@ -165,7 +170,8 @@ class Purifier:
             self._check_open()
             image = self._preprocess(frame)
             n_classifiers = len(self.bundle.manifest.classifiers)
-            probabilities = np.mean([self._classify(j, image) for j in range(n_classifiers)], axis=0)
+            each = [self._probabilities(j, self.backend.classify(j, image)) for j in range(n_classifiers)]
+            probabilities = np.mean(each, axis=0)
         label, score = self._best(probabilities)
         return Undefended(label, score, probabilities)
 
@@ -190,26 +196,19 @@ class Purifier:
         votes: list[Float] = []
         purify_s = classify_s = 0.0
         for draw in draws:
-            start = perf_counter()
-            purified = self._purify(draw, image)
-            if first is None:
-                first = purified[0].copy()  # the backend may reuse its buffer
-            middle = perf_counter()
-            votes.append(self._classify(draw.classifier, purified))
-            purify_s += middle - start
-            classify_s += perf_counter() - middle
+            inference = self.backend.run(draw, image, want_purified=self.keep_purified and not votes)
+            if inference.purified is not None:
+                first = inference.purified[0].copy()  # the backend may reuse its buffer
+            votes.append(self._probabilities(draw.classifier, inference.logits))
+            purify_s += inference.purify_s
+            classify_s += inference.classify_s
         probabilities = votes[0] if len(votes) == 1 else np.mean(votes, axis=0)
         return _Inference(*self._best(probabilities), probabilities, first, purify_s, classify_s)
 
-    def _purify(self, draw: Draw, image: Float) -> Float:
-        purified = self.backend.purify(draw.purifier, image, draw.random_inputs)
-        return _checked(purified, image.shape, draw.purifier_id)
-
-    def _classify(self, classifier: int, image: Float) -> Float:
-        """One classifier's probabilities, ``(n_classes,)``."""
-        logits = self.backend.classify(classifier, image)
+    def _probabilities(self, classifier: int, logits: Float) -> Float:
+        """A classifier's ``logits``, ``(1, n_classes)``, checked and as probabilities ``(n_classes,)``."""
         engine_id = self.bundle.manifest.classifiers[classifier].id
-        return softmax(_checked(logits, (1, len(self.bundle.labels)), engine_id)[0])
+        return softmax(checked(logits, (1, len(self.bundle.labels)), engine_id)[0])
 
     def _best(self, probabilities: Float) -> tuple[str, float]:
         index = int(probabilities.argmax())
@@ -239,20 +238,6 @@ class _Inference(NamedTuple):
 
 
 _SKIPPED = _Inference(None, None, None, None, 0.0, 0.0)
-
-
-def _checked(output: Float, shape: tuple[int, ...], engine_id: str) -> Float:
-    """``output``, if it is what a sound engine gives; an attacker may have found an input that breaks it."""
-    if output.shape != shape:
-        raise BackendError(
-            f"engine {engine_id}: expected an output of shape {list(shape)}, got {list(output.shape)}; "
-            "export the bundle anew"
-        )
-    if not np.isfinite(output).all():
-        raise BackendError(
-            f"engine {engine_id}: NaN or infinite values in its output; the frame gets no label"
-        )
-    return output
 
 
 def _check_arguments(votes: int, on_error: str) -> None:

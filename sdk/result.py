@@ -60,7 +60,7 @@ class Result:
     @property
     def purified(self) -> Frame | None:
         """The first vote's purified image, HxWx3 uint8 BGR in the engines' size; None if the frame was
-        skipped.
+        skipped, or the Purifier was told not to keep it.
 
         Converted on each access, so that a frame whose picture nobody looks at pays nothing.
         """

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from typing import cast, get_args
 
 from sdk.backends.base import Backend
 from sdk.bundle import Bundle, Precision
+from sdk.engines import EngineBackend
 from sdk.errors import BackendError, UsageError
+from sdk.machine import gpu_nodes
 
-BACKENDS = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
+BACKENDS = ("auto", "onnxruntime", *get_args(EngineBackend))
 PRECISIONS = ("auto", *get_args(Precision))
 
-_TENSORRT_EXTRAS = {"tensorrt": "[tensorrt] or, on a Jetson, [jetson]", "tensorrt-rtx": "[rtx]"}
+_log = logging.getLogger("sdk")
 
 
 def open_backend(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Backend:
     """Load every engine of ``bundle``.
 
     Args:
-        backend: one of ``BACKENDS``; "auto" is ONNX Runtime.
-        precision: one of ``PRECISIONS``; "auto" is fp32.
+        backend: one of ``BACKENDS``; "auto" is TensorRT on a machine with an NVIDIA GPU and engines built
+            for it, otherwise ONNX Runtime.  If there is a GPU that it can't use, the log says why, once.
+        precision: one of ``PRECISIONS``; "auto" is fp32 in ONNX Runtime, and in TensorRT fp16 if that is
+            built, or else fp32.
 
     Raises:
         UsageError: no such backend or precision exists.
@@ -29,18 +35,47 @@ def open_backend(bundle: Bundle, backend: str = "auto", precision: str = "auto")
         raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if backend in _TENSORRT_EXTRAS:
-        raise BackendError(
-            f"backend {backend}: not in this version yet; it will come with the extra "
-            f"{_TENSORRT_EXTRAS[backend]}, checked by 'edge-purify doctor'; "
-            "until then use --backend onnxruntime"
-        )
-    chosen = cast(Precision, "fp32" if precision == "auto" else precision)
-    _check_has(bundle, chosen)
+    chosen = None if precision == "auto" else cast(Precision, precision)
+    _check_has(bundle, chosen or "fp32")
+    if backend in get_args(EngineBackend):
+        return _open_tensorrt(bundle, cast(EngineBackend, backend), chosen)
+    if backend == "auto" and (on_gpu := _open_on_gpu(bundle, chosen)) is not None:
+        return on_gpu
 
     from sdk.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(bundle, chosen)
+    return OnnxRuntimeBackend(bundle, chosen or "fp32")
+
+
+def _open_on_gpu(bundle: Bundle, precision: Precision | None) -> Backend | None:
+    """TensorRT, or TensorRT-RTX, whichever is installed and has the engines; None if neither will do."""
+    if not gpu_nodes():
+        _log.info("backend auto: no NVIDIA GPU here, using onnxruntime")
+        return None
+    from sdk.backends.tensorrt_engine import MODULES
+
+    installed = [name for name, module in MODULES.items() if find_spec(module) is not None]
+    reasons = []
+    for name in installed or MODULES:
+        opened = _try_tensorrt(bundle, name, precision)
+        if not isinstance(opened, BackendError):
+            return opened
+        reasons.append(opened)
+    _log.warning("using onnxruntime, not the GPU: %s", reasons[0])
+    return None
+
+
+def _try_tensorrt(bundle: Bundle, name: EngineBackend, precision: Precision | None) -> Backend | BackendError:
+    try:
+        return _open_tensorrt(bundle, name, precision)
+    except BackendError as error:
+        return error
+
+
+def _open_tensorrt(bundle: Bundle, name: EngineBackend, precision: Precision | None) -> Backend:
+    from sdk.backends.tensorrt import TensorRtBackend
+
+    return TensorRtBackend(bundle, name, precision)
 
 
 def _check_has(bundle: Bundle, precision: Precision) -> None:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from sdk.bundle import Precision
+from sdk.draw import Draw
+from sdk.errors import BackendError
 
 Float = npt.NDArray[np.float32]
+
+
+class Inference(NamedTuple):
+    """What a draw's two engines made of one image.
+
+    Attributes:
+        logits: float32 ``(1, n_classes)``.
+        purified: float32 ``(1, 3, H, W)`` in [0, 1]; None unless it was asked for.
+        purify_s, classify_s: seconds in each engine, as near as the runtime can tell them apart.
+    """
+
+    logits: Float
+    purified: Float | None
+    purify_s: float
+    classify_s: float
 
 
 class Backend(Protocol):
@@ -25,6 +42,14 @@ class Backend(Protocol):
     version: str
     precision: Precision
 
+    def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
+        """Run a whole draw, the purifier into the classifier, wherever the runtime does that best.
+
+        ``want_purified`` is False where nobody will look at the purified image, which then need not leave
+        the device.  One that is on the host is held to ``checked``; where it isn't, only the logits are.
+        """
+        ...
+
     def purify(self, purifier: int, image: Float, random_inputs: Mapping[str, np.ndarray]) -> Float:
         """Run one purifier; returns the purified image, ``(1, 3, H, W)`` in [0, 1]."""
         ...
@@ -36,3 +61,17 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release the engines; the backend can't be used after."""
         ...
+
+
+def checked(output: Float, shape: tuple[int, ...], engine_id: str) -> Float:
+    """``output``, if it is what a sound engine gives; an attacker may have found an input that breaks it."""
+    if output.shape != shape:
+        raise BackendError(
+            f"engine {engine_id}: expected an output of shape {list(shape)}, got {list(output.shape)}; "
+            "export the bundle anew"
+        )
+    if not np.isfinite(output).all():
+        raise BackendError(
+            f"engine {engine_id}: NaN or infinite values in its output; the frame gets no label"
+        )
+    return output

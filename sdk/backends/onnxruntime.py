@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from sdk.backends.base import Float
+from sdk.backends.base import Float, Inference, checked
 from sdk.bundle import Bundle, Engine, Precision
 from sdk.cpus import available_cpus
-from sdk.draw import encode_subset
+from sdk.draw import Draw, encode_subset
 from sdk.errors import BackendError
 
 try:
@@ -63,6 +63,15 @@ class OnnxRuntimeBackend:
             self.threads = cpus
             self._load()
             self._warm_up()
+
+    def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
+        start = perf_counter()
+        purified = self.purify(draw.purifier, image, draw.random_inputs)
+        checked(purified, image.shape, draw.purifier_id)
+        middle = perf_counter()
+        logits = self.classify(draw.classifier, purified)
+        end = perf_counter()
+        return Inference(logits, purified if want_purified else None, middle - start, end - middle)
 
     def purify(self, purifier: int, image: Float, random_inputs: Mapping[str, np.ndarray]) -> Float:
         return self._purifiers[purifier].run({"image": image, **random_inputs})

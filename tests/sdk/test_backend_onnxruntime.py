@@ -121,15 +121,6 @@ def test_a_precision_the_bundle_lacks_names_those_it_has(tiny_bundle: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"),
-    [("tensorrt", r"\[tensorrt\] or, on a Jetson, \[jetson\]"), ("tensorrt-rtx", r"\[rtx\]")],
-)
-def test_tensorrt_is_announced_honestly(tiny_bundle: Path, name: str, extra: str) -> None:
-    with pytest.raises(BackendError, match=f"{name}: not in this version yet; .*{extra}.*edge-purify doctor"):
-        open_backend(Bundle.open(tiny_bundle), name)
-
-
-@pytest.mark.parametrize(
     ("missing", "mend"),
     [("onnxruntime", "pip install onnxruntime"), ("cv2", "pip install 'edge-purify[opencv]'")],
 )

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from sdk import Bundle, Purifier, Result
-from sdk.backends.base import Float
+from sdk.backends.base import Float, Inference
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
+from sdk.draw import Draw
 from sdk.errors import BackendError, BundleError, UsageError
 from sdk.purifier import softmax
 
@@ -58,6 +59,30 @@ def test_purified_is_the_engines_picture_as_opencv_shows_it(
     assert not np.array_equal(
         result.purified[0, 0], red_frame[0, 0]
     )  # a purifier of the tiny bundle shifts colours
+
+
+class Wishes(OnnxRuntimeBackend):
+    """Notes for which draws the purified image was wanted."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Bundle.open(folder))
+        self.wanted: list[bool] = []
+
+    def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
+        self.wanted.append(want_purified)
+        return super().run(draw, image, want_purified=want_purified)
+
+
+@pytest.mark.parametrize(("keep", "wanted"), [(True, [True, False, False]), (False, [False] * 3)])
+def test_only_a_purified_image_that_is_kept_leaves_the_backend(
+    tiny_bundle: Path, red_frame: np.ndarray, keep: bool, wanted: list[bool]
+) -> None:
+    backend = Wishes(tiny_bundle)
+    with Purifier(Bundle.open(tiny_bundle), backend, votes=3, keep_purified=keep) as purifier:
+        result = purifier(red_frame)
+    assert backend.wanted == wanted
+    assert result.label == "red"
+    assert (result.purified is not None) == keep
 
 
 def test_a_result_outlives_the_next_calls(tiny_bundle: Path, red_frame: np.ndarray) -> None:

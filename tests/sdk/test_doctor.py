@@ -1,0 +1,276 @@
+"""The doctor: it finds what is there, says how to mend what isn't, and its exit code tells the two apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sdk import checkup
+from sdk.bundle import Bundle
+from sdk.checkup import Finding, build_part
+from sdk.cli import main
+from sdk.doctor import Report, examine
+from tests.sdk.fakes.built import write_engines
+from tests.sdk.fakes.cuda_bindings import FakeCudaBindings
+from tests.sdk.fakes.golden import rehash, with_golden
+from tests.sdk.fakes.gpu import FakeGpu
+from tests.sdk.fakes.tensorrt import FakeTensorRt
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same machine wherever the tests run: without a GPU, TensorRT or Jetson, unless a test adds them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(checkup, "gpu_nodes", list)
+    monkeypatch.setattr(checkup, "l4t_release", lambda: None)
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+@pytest.fixture
+def golden_bundle(bundle_copy: Path) -> Path:
+    return with_golden(bundle_copy).folder
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    """A fake GPU, with the fake TensorRT and cuda-python installed."""
+    fake = FakeGpu()
+    monkeypatch.setattr(checkup, "gpu_nodes", lambda: ["/dev/nvidia0"])
+    monkeypatch.setattr(checkup, "kernel_driver", lambda: "540.4.0")
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt(fake))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(__version__="13.0"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeCudaBindings(fake))
+    return fake
+
+
+def named(report: Report, name: str) -> Finding:
+    return next(finding for finding in report.findings if finding.name == name)
+
+
+def test_a_sound_machine_and_bundle(golden_bundle: Path) -> None:
+    report = examine(golden_bundle, selftest=True)
+    assert report.healthy
+    statuses = {finding.name: finding.status for finding in report.findings}
+    needed = ["python", "cpu", "numpy", "onnxruntime", "opencv", "bundle", "engines onnxruntime"]
+    assert {statuses[name] for name in [*needed, "self-test onnxruntime fp32"]} == {"ok"}
+    assert {statuses[name] for name in ("gpu", "tensorrt", "tensorrt-rtx", "l4t")} == {"note"}
+    assert "CPUExecutionProvider" in named(report, "onnxruntime").detail
+    assert named(report, "self-test onnxruntime fp32").detail.startswith(
+        "12 golden draws, at most 0.0e+00 off"
+    )
+    assert named(report, "tensorrt-rtx").mend == "pip install 'edge-purify[rtx]'"
+    assert named(report, "engines tensorrt-rtx").mend == (
+        f"where there is a GPU with TensorRT-RTX: edge-export engines {golden_bundle} --target rtx"
+    )
+
+
+def test_nothing_runs_unless_it_is_asked_for(tiny_bundle: Path) -> None:
+    report = examine(tiny_bundle)  # whose golden outputs couldn't be replayed
+    assert report.healthy
+    assert not [finding for finding in report.findings if finding.name.startswith("self-test")]
+
+
+def test_the_self_test_finds_an_engine_that_computes_something_else(golden_bundle: Path) -> None:
+    shutil.copyfile(golden_bundle / "onnx/purifier-00.onnx", golden_bundle / "onnx/purifier-02.onnx")
+    rehash(golden_bundle)
+    report = examine(golden_bundle, selftest=True)
+    assert not report.healthy
+    finding = named(report, "self-test onnxruntime fp32")
+    assert finding.status == "failed"
+    assert "purifier-02: its purified image differs from the golden outputs" in finding.detail
+    assert finding.mend == "don't use fp32 here; export the bundle anew"
+
+
+def test_golden_outputs_that_cannot_be_read_fail_the_self_test(tiny_bundle: Path) -> None:
+    finding = named(examine(tiny_bundle, selftest=True), "self-test onnxruntime fp32")
+    assert finding.status == "failed"
+    assert "can't be read as golden outputs" in finding.detail
+    assert finding.mend == "export the bundle anew"
+
+
+def test_a_damaged_bundle_fails_with_the_mend(golden_bundle: Path) -> None:
+    (golden_bundle / "onnx/classifier-00.onnx").unlink()
+    finding = named(examine(golden_bundle), "bundle")
+    assert finding.status == "failed"
+    assert finding.detail.endswith("'onnx/classifier-00.onnx' is missing")
+    assert finding.mend == "copy the bundle again, whole"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "mend"),
+    [
+        ("onnxruntime", "onnxruntime", "pip install onnxruntime"),
+        ("cv2", "opencv", "pip install 'edge-purify[opencv]'"),
+    ],
+)
+def test_a_missing_library_fails_with_the_mend(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, mend: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    report = examine(tiny_bundle)
+    finding = named(report, name)
+    assert (finding.status, finding.mend) == ("failed", mend)
+    assert "can't be imported" in finding.detail
+    assert not report.healthy
+
+
+def test_two_opencv_wheels_fail_with_the_mend(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"opencv-python", "opencv-python-headless"}
+    monkeypatch.setattr(checkup.metadata, "distributions", lambda name: iter([name] if name in both else []))
+    finding = named(examine(tiny_bundle), "opencv wheels")
+    assert (finding.status, finding.mend) == (
+        "failed",
+        "pip uninstall opencv-python opencv-python-headless; pip install opencv-python",
+    )
+
+
+def test_a_jetson_whose_opencv_has_no_gstreamer_is_noted(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    monkeypatch.setattr(checkup, "l4t_release", lambda: "36.4.3")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:   NO\n  FFMPEG:   YES\n")
+    report = examine(tiny_bundle)
+    assert named(report, "l4t").detail == "36.4.3: a Jetson"
+    finding = named(report, "opencv gstreamer")
+    assert finding.status == "note"
+    assert str(finding.mend).endswith("apt install python3-opencv")
+
+
+def test_build_parts_are_read_from_opencvs_own_words() -> None:
+    information = (
+        "  GUI:                           QT5\n    QT:  YES\n    FFMPEG:    YES\n      avcodec: YES\n"
+    )
+    assert [build_part(information, name) for name in ("GUI", "FFMPEG", "GStreamer")] == ["QT5", "YES", "NO"]
+
+
+# --- with a GPU
+
+
+def test_engines_that_are_missing_come_with_the_command(golden_bundle: Path, gpu: FakeGpu) -> None:
+    report = examine(golden_bundle, selftest=True)
+    assert report.healthy  # ONNX Runtime serves
+    assert named(report, "gpu").detail == (
+        "Fake Orin, compute capability 8.7, 32.0 GiB, CUDA 12.6 by cuda-python 13.0"
+    )
+    assert named(report, "driver").detail == "kernel module 540.4.0"
+    assert (named(report, "tensorrt").status, named(report, "tensorrt").detail) == ("ok", "10.3.0")
+    finding = named(report, "engines tensorrt fp32")
+    assert finding.status == "note"
+    assert finding.mend == f"edge-export engines {golden_bundle} --target local --precision fp32"
+    assert not [f for f in report.findings if f.name == "self-test tensorrt fp32"]
+    gpu.require_nothing_held()
+
+
+def test_built_engines_are_found_and_tested(golden_bundle: Path, gpu: FakeGpu) -> None:
+    folder = write_engines(Bundle.open(golden_bundle))
+    report = examine(golden_bundle, selftest=True)
+    assert named(report, "engines tensorrt fp32").detail == f"5 built, in {folder}"
+    assert named(report, "self-test tensorrt fp32").status == "ok"
+    gpu.require_nothing_held()
+
+
+def test_the_self_test_finds_a_wrong_engine_on_the_gpu(golden_bundle: Path, gpu: FakeGpu) -> None:
+    other = (golden_bundle / "onnx/classifier-00.onnx").read_bytes()
+    write_engines(Bundle.open(golden_bundle), plans={"classifier-01": other})
+    report = examine(golden_bundle, selftest=True)
+    finding = named(report, "self-test tensorrt fp32")
+    assert finding.status == "failed"
+    assert finding.detail.startswith("classifier-01: its logits differs from the golden outputs")
+    assert finding.mend == "don't use fp32 here; build the engines again"
+    assert named(report, "self-test onnxruntime fp32").status == "ok"
+    gpu.require_nothing_held()
+
+
+def test_a_gpu_that_does_not_answer_fails_with_the_mend(golden_bundle: Path, gpu: FakeGpu) -> None:
+    gpu.fail_at = 0
+    report = examine(golden_bundle)
+    finding = named(report, "gpu")
+    assert finding.status == "failed"
+    assert finding.detail == "/dev/nvidia0, but CUDA: cuInit failed: the test let cuInit fail"
+    assert finding.mend
+    assert not report.healthy
+
+
+def test_a_gpu_that_nobody_meant_to_use_is_only_noted(
+    golden_bundle: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    report = examine(golden_bundle)
+    finding = named(report, "gpu")
+    assert finding.status == "note"
+    assert "neither cuda-python nor pycuda can be imported" in finding.detail
+    assert str(finding.mend).startswith("pip install 'edge-purify[tensorrt]'")
+    assert report.healthy
+
+
+def test_a_tensorrt_that_is_not_served_is_noted(
+    golden_bundle: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt(gpu, "8.6.1"))
+    finding = named(examine(golden_bundle), "tensorrt")
+    assert (finding.status, finding.detail) == ("note", "expected TensorRT 10.x or 11.x, got 8.6.1")
+    assert finding.mend == "install one of those, or use --backend onnxruntime"
+
+
+# --- the command
+
+
+@pytest.fixture
+def edge_purify(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_the_command_prints_a_line_a_finding_and_the_mends(
+    edge_purify: Callable[..., tuple[int, str, str]], golden_bundle: Path
+) -> None:
+    code, out, err = edge_purify("doctor", "--bundle", golden_bundle, "--selftest")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert sum(line.startswith("ok ") for line in lines) == 8
+    assert sum(line.startswith("note ") for line in lines) == 6
+    assert any("mend: pip install 'edge-purify[rtx]'" in line for line in lines)
+    assert lines[-1] == "nothing that is needed failed"
+
+
+def test_the_command_ends_with_1_where_something_needed_failed(
+    edge_purify: Callable[..., tuple[int, str, str]],
+) -> None:
+    code, out, _ = edge_purify("doctor", "--bundle", "nowhere")
+    assert code == 1
+    assert "FAILED bundle" in out
+    assert "mend: give the folder that 'edge-export bundle' wrote" in out
+    assert out.splitlines()[-1] == "1 of 10 failed"
+
+
+def test_the_command_as_json(edge_purify: Callable[..., tuple[int, str, str]], golden_bundle: Path) -> None:
+    code, out, _ = edge_purify("doctor", "--bundle", golden_bundle, "--json")
+    report = json.loads(out)
+    assert (code, report["healthy"], report["bundle"]) == (0, True, str(golden_bundle))
+    assert {"name", "status", "detail", "mend"} == set(report["findings"][0])
+
+
+def test_every_failure_has_a_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu) -> None:
+    """All of it broken at once."""
+    gpu.fail_at = 0
+    for module in ("cv2", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, module, None)
+    failed = [finding for finding in examine(tmp_path).findings if finding.status == "failed"]
+    assert {finding.name for finding in failed} == {"gpu", "opencv", "onnxruntime", "bundle"}
+    assert all(finding.mend for finding in failed)
