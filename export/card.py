@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from export.gate import BOUND
 from sdk.bundle import Manifest
+from sdk.deviation import BOUND
 
 ORIGIN = {
     "ren": """\
@@ -19,10 +19,13 @@ A **reconstruction from the abstract** of the masked autoencoder purifier (arXiv
 reproduction.""",
 }
 
+THREAT_MODEL_HEADING = "## Threat model"
 THREAT_MODEL = """\
 An ℓp-bounded perturbation of the pixels that enter the resize, by an attacker who knows everything (weights,
 code, this card) but the draws. A persistent attacker on a video averages over draws, so the expectation over
 draws is what counts, not a lucky frame."""
+
+START, END = "<!-- precisions: start -->", "<!-- precisions: end -->"
 
 LABELS_SHOWN = 20  # of, perhaps, a thousand
 
@@ -53,10 +56,9 @@ def render(manifest: Manifest, labels: tuple[str, ...]) -> str:
             "## Measured",
             *_measured(manifest.measured),
             "",
-            f"When the bundle was written, every engine was within {BOUND:.0e} of its torch twin (pixels",
-            "in [0, 1], logits) under the same draws; `edge-export verify` repeats that.",
+            *_held_to(manifest),
             "",
-            "## Threat model",
+            THREAT_MODEL_HEADING,
             THREAT_MODEL,
             "",
             "## Limits",
@@ -67,6 +69,44 @@ def render(manifest: Manifest, labels: tuple[str, ...]) -> str:
             "",
         ]
     )
+
+
+def with_precisions(card: str, recorded: Mapping[str, Any]) -> str:
+    """``card`` with a section on the lower precisions, in place of an earlier one."""
+    section = f"{START}\n## Lower precisions\n" + "\n".join(_precisions(recorded)) + f"\n{END}\n"
+    if START in card and END in card:
+        before, rest = card.split(START, 1)
+        return before + section.removesuffix("\n") + rest.split(END, 1)[1]
+    before, heading, after = card.partition(THREAT_MODEL_HEADING)
+    return f"{before}{section}\n{heading}{after}"
+
+
+def _precisions(recorded: Mapping[str, Any]) -> Iterator[str]:
+    yield "Made from the FP32 engines and held to them under the same draws, in ONNX Runtime on a CPU."
+    for precision, record in recorded.items():
+        yield ""
+        share, calibrated_on = record["size_share"], record["calibrated_on"]
+        yield f"**{precision.upper()}**: {share:.0%} of the size; calibrated on {calibrated_on}."
+        for engine, found in record["parity"].items():
+            yield (
+                f"- {engine}: off by at most {found['max_abs']:.1e}, {found['mean_abs']:.1e} on average; "
+                f"top-1 agreement {found['top1']:.1%}{_how(record['engines'][engine])}"
+            )
+        for drop in record["accuracy"]:
+            yield (
+                f"- accuracy on {drop['n_images']} {drop['says']} images, {drop['n_draws']} draws each: FP32 "
+                f"{drop['fp32']:.2f} %, {precision.upper()} {drop['accuracy']:.2f} %; the drop is at most "
+                f"{drop['upper']:.2f} points (paired, 95 %)"
+            )
+        if not record["accuracy"]:
+            yield "- accuracy: not measured, there were no labelled images"
+
+
+def _how(engine: Mapping[str, Any]) -> str:
+    if "method" not in engine:
+        return ""
+    excluded = ", ".join(engine["excluded_layers"]) or "none"
+    return f"; calibrated by {engine['method']}, layers left in FP32: {excluded}"
 
 
 def _random_inputs(manifest: Manifest) -> Iterator[str]:
@@ -88,9 +128,24 @@ def _measured(measured: tuple[dict[str, Any], ...]) -> Iterator[str]:
             yield "  - robustness ladder: not measured yet"
 
 
+def _held_to(manifest: Manifest) -> Iterator[str]:
+    if manifest.twin is not None:
+        yield f"When the bundle was written, every engine was within {BOUND:.0e} of its torch twin (pixels"
+        yield "in [0, 1], logits) under the same draws; `edge-export verify` repeats that."
+        return
+    yield "The classifier is a foreign ONNX file, and the purifiers were not trained with it. There is no"
+    yield "torch twin: white-box robustness is **not measured**. When the bundle was written, every purifier"
+    yield f"was within {BOUND:.0e} of its torch model under the same draws, the classifier of the file given."
+
+
 def _provenance(provenance: Mapping[str, Any]) -> Iterator[str]:
     for key, value in provenance.items():
-        if isinstance(value, Mapping):
+        if key == "precisions":  # these have a section of their own
+            continue
+        if key == "ancestors":
+            if value:
+                yield f"- began with the weights of: {', '.join(value)}, whose config is in bundle.json"
+        elif isinstance(value, Mapping):
             yield f"- {key}:"
             yield "  ```json"
             yield from ("  " + line for line in json.dumps(value, indent=1).splitlines())

@@ -12,6 +12,9 @@ from torch import Tensor
 def synthetic_images(count: int, height: int, width: int, *, seed: int = 0) -> Tensor:
     """Natural-looking pictures: noise with a photograph's 1/f spectrum, cut by one straight edge each.
 
+    The last is plain black where there are several: a covered lens, and the place where a division by a
+    contrast of nothing would show.
+
     Returns:
         (count, 3, height, width) uint8 RGB, the same for the same arguments.
     """
@@ -23,6 +26,8 @@ def synthetic_images(count: int, height: int, width: int, *, seed: int = 0) -> T
     images += _edges(count, height, width, generator)
     images -= images.mean(dim=(1, 2, 3), keepdim=True)
     images = 0.5 + 0.22 * images / images.std(dim=(1, 2, 3), keepdim=True)
+    if count > 1:
+        images[-1] = 0
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,35 +11,80 @@ import torch
 from torch import Tensor
 
 from export.draws import engine_inputs
-from export.gate import Deviation, max_abs
 from export.images import synthetic_images
 from sdk.backends.base import Backend
 from sdk.bundle import Bundle
+from sdk.deviation import Deviation, deviation
 from trainer.models.defence import Defence, Draw
 
 SEED = 1  # apart from the golden outputs' images and draws
 
 
-@torch.inference_mode()
 def parity(bundle: Bundle, backend: Backend, twin: Defence, *, n_images: int = 64) -> list[Deviation]:
     """Run every engine and the twin on ``n_images`` images, each under its own draw; purifiers come first.
 
     A classifier is given the images as the twin purifies them: a purifier's error isn't counted against it.
+    ``backend`` has the FP32 engines; lower precisions are held to those, by ``export.parity_fp32``.
     """
-    size = bundle.manifest.image
-    images = synthetic_images(n_images, size.height, size.width, seed=SEED).float() / 255  # (N, 3, H, W)
-    draw = twin.draw(n_images, torch.Generator().manual_seed(SEED))
-    purified = twin.purify(images, draw)
+    return purifier_parity(bundle, backend, twin, n_images=n_images) + classifier_parity(
+        bundle,
+        backend,
+        twin,
+        lambda images, index: twin.classify(images, _drawing(twin, classifier=index, count=len(images))),
+        "twin",
+        n_images=n_images,
+    )
+
+
+@torch.inference_mode()
+def purifier_parity(
+    bundle: Bundle, backend: Backend, twin: Defence, *, n_images: int = 64
+) -> list[Deviation]:
+    """The purifiers' part of ``parity``."""
+    images, draw = _images_and_draws(bundle, twin, n_images)
     deviations = []
     for index, engine in enumerate(bundle.manifest.purifiers):
         held = replace(draw, purifier=torch.full_like(draw.purifier, index))
-        error = max_abs(_purify(backend, index, images, held), twin.purify(images, held).numpy())
-        deviations.append(Deviation(engine.id, "purified image", "twin", error, n_images))
-    for index, engine in enumerate(bundle.manifest.classifiers):
-        held = replace(draw, classifier=torch.full_like(draw.classifier, index))
-        error = max_abs(_classify(backend, index, purified), twin.classify(purified, held).numpy())
-        deviations.append(Deviation(engine.id, "logits", "twin", error, n_images))
+        got, expected = _purify(backend, index, images, held), twin.purify(images, held).numpy()
+        deviations.append(deviation(engine.id, "purified image", "twin", got, expected))
     return deviations
+
+
+@torch.inference_mode()
+def classifier_parity(
+    bundle: Bundle,
+    backend: Backend,
+    twin: Defence,
+    classify: Callable[[Tensor, int], Tensor],
+    against: str,
+    *,
+    n_images: int = 64,
+) -> list[Deviation]:
+    """The classifiers' part; ``classify`` maps purified images and a classifier's index to logits."""
+    purified = twin.purify(*_images_and_draws(bundle, twin, n_images))
+    return [
+        deviation(
+            engine.id,
+            "logits",
+            against,
+            _classify(backend, index, purified),
+            classify(purified, index).numpy(),
+            relative=bundle.manifest.twin is None,  # the scale of a foreign classifier's logits is its own
+        )
+        for index, engine in enumerate(bundle.manifest.classifiers)
+    ]
+
+
+def _images_and_draws(bundle: Bundle, twin: Defence, count: int) -> tuple[Tensor, Draw]:
+    """Images (N, 3, H, W) and as many draws, the same at every call."""
+    size = bundle.manifest.image
+    images = synthetic_images(count, size.height, size.width, seed=SEED).float() / 255
+    return images, twin.draw(count, torch.Generator().manual_seed(SEED))
+
+
+def _drawing(twin: Defence, *, classifier: int, count: int) -> Draw:
+    draw = twin.draw(count, torch.Generator().manual_seed(SEED))
+    return replace(draw, classifier=torch.full_like(draw.classifier, classifier))
 
 
 def _purify(backend: Backend, index: int, images: Tensor, draw: Draw) -> npt.NDArray[np.float32]:

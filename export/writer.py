@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +13,13 @@ import torch
 
 from export.card import render
 from export.draws import engine_inputs, random_inputs
-from export.golden import Golden
 from export.images import synthetic_images
+from export.lower import Lowering, add_precisions
 from export.onnx import OPSET, ExportError, engine_bytes
-from export.verify import N_IMAGES, Verification, verify
+from export.parity import classifier_parity, parity, purifier_parity
+from export.staging import staged
+from export.verify import N_IMAGES, CompareFp32, OnStep, Verification
+from sdk.backends.base import Backend
 from sdk.bundle import (
     MANIFEST,
     SCHEMA,
@@ -32,19 +32,21 @@ from sdk.bundle import (
     sha256_of,
     write_manifest,
 )
+from sdk.deviation import Deviation
 from sdk.errors import GateError, UsageError
+from sdk.golden import Golden
 from trainer.models.defence import Defence
-from trainer.twin import save_twin
+from trainer.twin import read_twin, save_twin
 
 if TYPE_CHECKING:
+    from export.foreign import ForeignClassifier
     from trainer.checkpoint import Loaded
 
 LIMIT_BYTES = 24_000_000  # bundles ship inside a Python package
+FP32_ALONE = Lowering()
 GOLDEN_IMAGES = 2
 GOLDEN_DRAWS = 8
 GOLDEN_VALUES = 50_000  # of purified images, over all draws: 200 kB
-
-OnStep = Callable[[str], None]
 
 
 def write_bundle(
@@ -53,7 +55,10 @@ def write_bundle(
     *,
     name: str | None = None,
     force: bool = False,
+    foreign: ForeignClassifier | None = None,
     n_images: int = N_IMAGES,
+    lowering: Lowering = FP32_ALONE,
+    report: Path | None = None,
     on_step: OnStep = lambda step: None,
 ) -> Verification:
     """Export ``loaded`` to the folder ``out``, which appears whole and verified, or not at all.
@@ -61,40 +66,57 @@ def write_bundle(
     Args:
         name: the bundle's name; the training config's where it is None.
         force: replace the bundle that is in ``out``.
-        n_images: images that every engine is compared with its twin on.
+        foreign: the classifier in place of the defence's own; such a bundle has no twin.
+        n_images: images that every engine is compared with what it was made from on.
+        lowering: the precisions that it gets beside FP32, and by which images.
+        report: a file, ``.json`` or ``.xml``, for everything that was measured.
         on_step: called with the name of each step as it begins.
 
     Raises:
-        UsageError: ``out`` can't take a bundle.
+        UsageError: ``out`` can't take a bundle, or ``foreign`` doesn't fit the purifiers.
         ExportError: the model can't be exported, or the folder can't be written.
         GateError: an engine is off its twin, or the bundle is too large.
     """
     out = out.resolve()
     _check_target(out, force)
     try:
-        with _staged(out, force) as folder:
-            _fill(folder, loaded, name or loaded.config["name"], on_step)
-            _check_size(folder)
-            on_step("verify")
-            return verify(Bundle.open(folder), n_images=n_images)
+        with staged(out, force) as folder:
+            _fill(folder, loaded, name or loaded.config["name"], foreign, on_step)
+            found = add_precisions(
+                folder,
+                lowering,
+                n_images=n_images,
+                report=report,
+                on_step=on_step,
+                compare_fp32=_comparison(loaded.defence, foreign, n_images),
+            )
+            if foreign is None:
+                _check_size(folder)
+            return found
     except OSError as error:
         raise ExportError(f"{out}: the bundle can't be written: {error.strerror or error}") from error
 
 
 @torch.inference_mode()
-def make_golden(defence: Defence, height: int, width: int) -> Golden:
-    """What ``defence`` answers under a few draws that use every purifier and every classifier."""
-    n_draws = max(GOLDEN_DRAWS, defence.n_purifiers, defence.n_classifiers)
+def make_golden(
+    defence: Defence, height: int, width: int, foreign: ForeignClassifier | None = None
+) -> Golden:
+    """What ``defence``, or ``foreign`` behind it, answers under a few draws that use every engine."""
+    n_classifiers = 1 if foreign is not None else defence.n_classifiers
+    n_draws = max(GOLDEN_DRAWS, defence.n_purifiers, n_classifiers)
     order = torch.arange(n_draws)
     draw = replace(
         defence.draw(n_draws, torch.Generator().manual_seed(0)),
         purifier=order % defence.n_purifiers,
-        classifier=order % defence.n_classifiers,
+        classifier=order % n_classifiers,
     )
     images = synthetic_images(GOLDEN_IMAGES, height, width)
     # by halves, so that an engine that is drawn in both halves sees both images
     image = order * GOLDEN_IMAGES // n_draws
     purified = defence.purify(images[image].float() / 255, draw)  # (N, 3, H, W)
+    logits = (
+        defence.classify(purified, draw).numpy() if foreign is None else foreign.classify(purified.numpy())
+    )
     values = purified[0].numel()
     positions = np.linspace(0, values - 1, min(values, GOLDEN_VALUES // n_draws)).astype(np.int64)
     return Golden(
@@ -105,51 +127,101 @@ def make_golden(defence: Defence, height: int, width: int) -> Golden:
         random_inputs=dict(engine_inputs(draw)),
         positions=positions,
         purified=purified.flatten(1).numpy()[:, positions],
-        logits=defence.classify(purified, draw).numpy(),
+        logits=logits,
     )
 
 
-def _fill(folder: Path, loaded: Loaded, name: str, on_step: OnStep) -> None:
+def _fill(
+    folder: Path, loaded: Loaded, name: str, foreign: ForeignClassifier | None, on_step: OnStep
+) -> None:
     """Write every file of the bundle into the empty ``folder``; ``bundle.json`` comes last."""
-    defence, size = loaded.defence, loaded.image_size
-    purifiers, classifiers = _write_engines(folder, defence, size, on_step)
-    on_step("twin and golden outputs")
-    save_twin(defence, folder / "twin.safetensors")
-    make_golden(defence, size, size).save(folder / "golden.npz")
-    (folder / "labels.txt").write_text("\n".join(loaded.labels) + "\n", encoding="utf-8")
+    defence = loaded.defence
+    image = _image(loaded, foreign)
+    (folder / "onnx").mkdir()
+    purifiers = _write_purifiers(folder, defence, image, on_step)
+    labels, twin, origin = loaded.labels, None, {}
+    if foreign is None:
+        classifiers = _write_classifiers(folder, defence, image, on_step)
+        save_twin(defence, folder / "twin.safetensors")
+        twin = Twin(weights=_file(folder, "twin.safetensors"), config=loaded.config["model"])
+    else:
+        classifiers = _write_foreign(folder, foreign, on_step)
+        labels, origin = foreign.labels, {"foreign_classifier": foreign.says}
+    on_step("golden outputs")
+    make_golden(defence, image.height, image.width, foreign).save(folder / "golden.npz")
+    (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     manifest = Manifest(
         schema=SCHEMA,
         name=name,
         family=loaded.family,
         labels=_file(folder, "labels.txt"),
-        image=Image(height=size, width=size),
+        image=image,
         purifiers=purifiers,
         classifiers=classifiers,
         golden=_file(folder, "golden.npz"),
-        twin=Twin(weights=_file(folder, "twin.safetensors"), config=loaded.config["model"]),
-        provenance={**loaded.provenance, "export": _toolchain()},
+        twin=twin,
+        provenance={**loaded.provenance, **origin, "export": _toolchain()},
     )
-    (folder / "MODEL_CARD.md").write_text(render(manifest, loaded.labels), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(render(manifest, labels), encoding="utf-8")
     write_manifest(folder, msgspec.structs.replace(manifest, card=_file(folder, "MODEL_CARD.md")))
 
 
-def _write_engines(
-    folder: Path, defence: Defence, size: int, on_step: OnStep
-) -> tuple[tuple[Engine, ...], tuple[Engine, ...]]:
-    (folder / "onnx").mkdir()
-    image = {"image": torch.zeros(1, 3, size, size)}
+def _image(loaded: Loaded, foreign: ForeignClassifier | None) -> Image:
+    """The engines' image size: the training's, or that of the foreign classifier."""
+    trained = Image(height=loaded.image_size, width=loaded.image_size)
+    if foreign is None:
+        return trained
+    if loaded.family == "maep" and (foreign.height, foreign.width) != (trained.height, trained.width):
+        raise UsageError(
+            f"--classifier-onnx {foreign.path}: it takes images of {foreign.height} x {foreign.width}, the "
+            f"MAEP purifier {trained.height} x {trained.width} and no other; take one that fits the other"
+        )
+    return Image(height=foreign.height, width=foreign.width)
+
+
+def _write_purifiers(folder: Path, defence: Defence, image: Image, on_step: OnStep) -> tuple[Engine, ...]:
     draw = defence.draw(1, torch.Generator().manual_seed(0))
-    image_and_draw = image | {name: torch.from_numpy(value) for name, value in engine_inputs(draw).items()}
-    purifiers, classifiers = [], []
+    inputs = {"image": torch.zeros(1, 3, image.height, image.width)}
+    inputs |= {name: torch.from_numpy(value) for name, value in engine_inputs(draw).items()}
+    engines = []
     for index in range(defence.n_purifiers):
         on_step(id := f"purifier-{index:02d}")
-        onnx = engine_bytes(defence.single_purifier(index), image_and_draw, output="purified", name=id)
-        purifiers.append(Engine(id, {"fp32": _write_onnx(folder, id, onnx)}, random_inputs(defence)))
+        onnx = engine_bytes(defence.single_purifier(index), inputs, output="purified", name=id)
+        engines.append(Engine(id, {"fp32": _write_onnx(folder, id, onnx)}, random_inputs(defence)))
+    return tuple(engines)
+
+
+def _write_classifiers(folder: Path, defence: Defence, image: Image, on_step: OnStep) -> tuple[Engine, ...]:
+    inputs = {"image": torch.zeros(1, 3, image.height, image.width)}
+    engines = []
     for index in range(defence.n_classifiers):
         on_step(id := f"classifier-{index:02d}")
-        onnx = engine_bytes(defence.single_classifier(index), image, output="logits", name=id)
-        classifiers.append(Engine(id, {"fp32": _write_onnx(folder, id, onnx)}))
-    return tuple(purifiers), tuple(classifiers)
+        onnx = engine_bytes(defence.single_classifier(index), inputs, output="logits", name=id)
+        engines.append(Engine(id, {"fp32": _write_onnx(folder, id, onnx)}))
+    return tuple(engines)
+
+
+def _write_foreign(folder: Path, foreign: ForeignClassifier, on_step: OnStep) -> tuple[Engine, ...]:
+    on_step(id := "classifier-00")
+    return (Engine(id, {"fp32": _write_onnx(folder, id, foreign.engine_bytes(id))}),)
+
+
+def _comparison(defence: Defence, foreign: ForeignClassifier | None, n_images: int) -> CompareFp32:
+    """What FP32 engines are held to: the defence, and a foreign classifier to its own file."""
+
+    def compare(bundle: Bundle, backend: Backend) -> list[Deviation]:
+        if foreign is None:  # as it is in the bundle, so that the twin's file is proven too
+            return parity(bundle, backend, read_twin(bundle), n_images=n_images)
+        return purifier_parity(bundle, backend, defence, n_images=n_images) + classifier_parity(
+            bundle,
+            backend,
+            defence,
+            lambda images, index: torch.from_numpy(foreign.classify(images.numpy())),
+            "file given",
+            n_images=n_images,
+        )
+
+    return compare
 
 
 def _write_onnx(folder: Path, id: str, onnx: bytes) -> File:
@@ -194,20 +266,3 @@ def _check_target(out: Path, force: bool) -> None:
         raise UsageError(
             f"OUT {out}: a bundle is there already; replace it with --force, or give another name"
         )
-
-
-@contextmanager
-def _staged(out: Path, force: bool) -> Iterator[Path]:
-    """A new folder beside ``out``: it takes that place on success, and vanishes on any failure or Ctrl-C."""
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as room:
-        folder, replaced = Path(room, "new"), Path(room, "replaced")
-        folder.mkdir()
-        yield folder
-        if force and out.exists():
-            out.rename(replaced)
-        try:
-            folder.rename(out)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(out)
-            raise

@@ -23,7 +23,7 @@ class Bound:
     top1: float
 
 
-# pixels in [0, 1]; logits below FP32 in units of their standard deviation: their scale is the model's own
+# pixels in [0, 1]; logits below FP32 by their standard deviation, since their scale is the model's own
 BOUNDS = {
     ("fp32", "purified image"): Bound(BOUND, BOUND, 0.0),
     ("fp32", "logits"): Bound(BOUND, BOUND, 0.0),
@@ -45,8 +45,9 @@ class Deviation:
         max_abs, mean_abs: the largest and the mean absolute difference, in units of ``unit``.
         n_draws: each with an image of its own.
         precision: of the engine.
-        unit: 1 for pixels and for logits in FP32; below that, the standard deviation of the logits expected.
-        top1: share of the draws in which the most likely class is the same; None where none was asked for.
+        unit: 1, or the standard deviation of the logits expected.
+        top1: share of the draws in which the most likely class is the same; None where no class was asked
+            for.
     """
 
     engine: str
@@ -95,13 +96,19 @@ def deviation(
     got: Float,
     expected: Float,
     precision: Precision = "fp32",
+    *,
     top1: float | None = None,
+    relative: bool = False,
 ) -> Deviation:
-    """Compare ``got`` with ``expected``, one row a draw; the difference of differing shapes is infinite."""
+    """Compare ``got`` with ``expected``, one row a draw; if the shapes differ, the difference is infinite.
+
+    Logits are compared in units of their standard deviation below FP32, or where ``relative`` says so.
+    """
     count = len(expected)
     if got.shape != expected.shape:
         return Deviation(engine, output, against, float("inf"), count, precision, float("inf"))
-    unit = 1.0 if precision == "fp32" or output != "logits" else float(expected.std()) or 1.0
+    is_relative = output == "logits" and (relative or precision != "fp32")
+    unit = (float(expected.std()) or 1.0) if is_relative else 1.0
     off = np.abs(got - expected) / unit
     return Deviation(
         engine, output, against, float(off.max()), count, precision, float(off.mean()), unit, top1

@@ -82,9 +82,8 @@ def replay(bundle: Bundle, backend: Backend, golden: Golden) -> list[Deviation]:
         image = golden.images[golden.image[n]][None].astype(np.float32) / 255
         inference = backend.run(draw, image, want_purified=True)
         assert inference.purified is not None, "it was wanted"
-        at_positions = inference.purified.ravel()[
-            golden.positions
-        ]  # a copy, as the backend may reuse its own
+        # indexing copies, and must: the backend may reuse its buffer
+        at_positions = inference.purified.ravel()[golden.positions]
         purified_by[draw.purifier_id].append((at_positions, golden.purified[n]))
         logits_by[draw.classifier_id].append((inference.logits[0].copy(), golden.logits[n]))
     return [
@@ -95,6 +94,7 @@ def replay(bundle: Bundle, backend: Backend, golden: Golden) -> list[Deviation]:
             np.stack([got for got, _ in pairs]),
             np.stack([expected for _, expected in pairs]),
             backend.precision,
+            relative=bundle.manifest.twin is None,  # the scale of a foreign classifier's logits is its own
         )
         for output, by_engine in (("purified image", purified_by), ("logits", logits_by))
         for engine, pairs in by_engine.items()

@@ -1,4 +1,4 @@
-"""``edge-train``: fit a config, measure a checkpoint or a bundle, fetch a data set."""
+"""``edge-train``: fetch a data set, fit a config, measure a checkpoint or a bundle."""
 
 from __future__ import annotations
 
@@ -84,11 +84,46 @@ def data(name: str, to: Path, url: str | None) -> None:
 
 
 @main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with the data set.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write, .npz.")
+@click.option("--eps", default="8/255", show_default=True, help="Size of the perturbation; white is 1.")
+@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Of PGD.")
+def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int) -> None:
+    """Attack every training image once, through CHECKPOINT's classifier alone, and keep the perturbations.
+
+    MAEP trains on them: its config names the file as recipe.bank.
+    """
+    from trainer.banks import make
+    from trainer.checkpoint import load_defence
+    from trainer.data import DataError, Images, open_dataset
+    from trainer.robustness.command import parse_eps
+
+    loaded = load_defence(checkpoint)
+    name = loaded.config["data"]["name"]
+    images = open_dataset(name, data, "train", image_size=loaded.image_size)
+    if not isinstance(images, Images):
+        raise DataError(f"{name}: a bank is for images in memory; leave recipe.bank out for folders")
+    with _bars() as on_progress:
+        made = make(
+            loaded.defence,
+            images,
+            eps=parse_eps(eps),
+            steps=steps,
+            on_batch=lambda done: on_progress("attacked", done, len(images)),
+        )
+    made.save(out)
+    click.echo(f"wrote {out}")
+
+
+@main.command()
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with the data set.")
 @click.option("--dataset", help="Its name; by default the one that TARGET was trained on.")
-@click.option("--images", type=click.IntRange(min=1), help="First so many test images; by default the budget's number.")
-@click.option("--draws", type=click.IntRange(min=1), help="Per image; by default the budget's number.")
+@click.option(
+    "--images", type=click.IntRange(min=1), help="Test images, from the first; by default the budget's."
+)
+@click.option("--draws", type=click.IntRange(min=1), help="Per image; by default the budget's.")
 @click.option(
     "--budget",
     type=click.Choice(["clean", "quick", "standard", "paper"]),
@@ -98,15 +133,19 @@ def data(name: str, to: Path, url: str | None) -> None:
 )
 @click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True)
 @click.option("--eps", default="8/255", show_default=True, help="Size of the perturbation; white is 1.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all attacks and draws.")
-@click.option("--against", type=click.Path(path_type=Path), help="Another bundle or checkpoint, on the same images.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of attacks and draws."
+)
+@click.option("--against", type=click.Path(path_type=Path), help="Another one, on the same images.")
 @click.option("--backend", default="auto", show_default=True, help="What runs a bundle's engines.")
 @click.option("--precision", default="auto", show_default=True, help="The engines' precision.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report as JSON.")
-@click.option("--report", type=click.Path(path_type=Path), help="Folder for the report as JSON, Markdown and plots.")
+@click.option("--report", type=click.Path(path_type=Path), help="Folder for JSON, Markdown and plots.")
 @click.option("--into-bundle", is_flag=True, help="Add the figures to TARGET's bundle.json and model card.")
 @click.option("--record", type=click.Path(path_type=Path), help="Keep the adversarial images for --gate.")
-@click.option("--gate", type=click.Path(path_type=Path), help="Only judge what --record kept; exit 3 if a point is lost.")
+@click.option(
+    "--gate", type=click.Path(path_type=Path), help="Judge what --record kept; 3 if a point is lost."
+)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/evaluate"), show_default=True,
               help="Where finished batches are kept, so that a killed evaluation goes on.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the attacks; all by default.")
@@ -123,8 +162,8 @@ def evaluate(
 ) -> None:
     """Measure what attacks leave of TARGET, a bundle's folder or a checkpoint.
 
-    A bundle is attacked through its twin and judged on its engines.  The figure to quote, the per-image worst,
-    comes first, and a warning before it where an attack may have been too weak.
+    A bundle is attacked through its twin and judged on its engines.  The figure to quote, the per-image
+    worst, comes first, and a warning before it where an attack may have been too weak.
     """
     import torch
 
@@ -179,7 +218,8 @@ class _Line:
         if not at_end and now - self.shown < (0.5 if self.terminal else 30):
             return
         self.shown = now
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in (progress.validation or progress.terms).items())
+        shown = progress.validation or progress.terms
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         left = time.strftime("%H:%M:%S", time.gmtime(progress.seconds_left))
         text = (
             f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "

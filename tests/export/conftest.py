@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from export import writer
+from export.lower import Lowering, lower_bundle
 from export.writer import write_bundle
 from sdk.bundle import Bundle
 from trainer import checkpoint, config, models
@@ -28,6 +29,13 @@ CONFIG = {
         "classifier": {"count": 2, "widths": [8, 8, 8], "blocks": 1},
     },
 }
+MAEP_PURIFIER = {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2, "patches_kept": 12}
+MAEP_CONFIG = {
+    **CONFIG,
+    "name": "tiny-maep",
+    "recipe": {"kind": "masked"},
+    "model": {**CONFIG["model"], "family": "maep", "purifier": MAEP_PURIFIER},
+}
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -42,7 +50,17 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="package")
 def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained defence with batch norms as uneven as trained ones: 16 x 16 pixels, K = 3, J = 2."""
-    whole = config.from_dict(CONFIG, where="the tests' config")
+    return save_untrained(CONFIG, tmp_path_factory.mktemp("checkpoint") / "best.pt")
+
+
+@pytest.fixture(scope="package")
+def maep_checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a masked autoencoder: 16 patches, 12 of them kept, a last layer that isn't zero."""
+    return save_untrained(MAEP_CONFIG, tmp_path_factory.mktemp("checkpoint") / "maep.pt")
+
+
+def save_untrained(tree: dict[str, Any], path: Path) -> Path:
+    whole = config.from_dict(tree, where="the tests' config")
     defence = models.build(whole.model, seed=3)
     generator = torch.Generator().manual_seed(3)
     for module in defence.modules():
@@ -50,9 +68,11 @@ def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for tensor in (module.running_mean, module.weight.data, module.bias.data):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator))
             module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
-        if isinstance(module, torch.nn.Linear):
-            module.weight.data *= 20  # logits of a few units, as after training
-    path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
+    for member in defence.classifier.members:
+        member[-1].weight.data *= 20  # logits of a few units, as after training
+    if tree["model"]["family"] == "maep":
+        head = defence.purifier.head.weight.data
+        head.copy_(0.02 * torch.randn(head.shape, generator=generator))
     checkpoint.save(
         path,
         {
@@ -76,6 +96,26 @@ def exported(loaded: checkpoint.Loaded, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("export") / "tiny"
     write_bundle(loaded, out)
     return out
+
+
+@pytest.fixture(scope="package")
+def lowered(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with FP16 and INT8 engines; shared, so never changed."""
+    return with_lower_precisions(exported, tmp_path_factory.mktemp("lowered") / "tiny")
+
+
+@pytest.fixture(scope="package")
+def maep_lowered(maep_checkpoint_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MAEP bundle with engines of every precision; shared, so never changed."""
+    out = tmp_path_factory.mktemp("export") / "tiny-maep"
+    write_bundle(checkpoint.load_defence(maep_checkpoint_path), out)
+    return with_lower_precisions(out, out.parent / "lowered")
+
+
+def with_lower_precisions(bundle: Path, copy: Path) -> Path:
+    shutil.copytree(bundle, copy)
+    lower_bundle(copy, Lowering(("fp16", "int8")))
+    return copy
 
 
 @pytest.fixture

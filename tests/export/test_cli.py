@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from export import cli
+from export import cli, console
 from sdk.bundle import Bundle
 from tests.export.spoil import break_engine, edit_manifest
 
@@ -86,7 +86,7 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
 
 
 def test_exporting_without_its_extra_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name.startswith("onnx") else object())
+    monkeypatch.setattr(console, "find_spec", lambda name: None if name.startswith("onnx") else object())
     result = run("bundle", "best.pt", tmp_path / "out")
     assert_one_line(result, 1, "onnx, onnxscript, onnxslim not installed; pip install 'edge-purify[export]'")
 
@@ -113,6 +113,12 @@ def test_verify_without_torch_replays_the_golden_outputs_and_says_what_it_left_o
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("off the golden outputs") == 5
     assert "not compared with the torch twin: torch isn't installed" in result.stderr
+
+
+def test_verify_without_torch_replays_them_through_every_precision(lowered: Path) -> None:
+    result = without_torch("verify", lowered)
+    assert result.returncode == 0, result.stderr
+    assert [result.stdout.count(f" {precision} ") for precision in ("fp32", "fp16", "int8")] == [5, 5, 5]
 
 
 def test_verify_without_torch_still_finds_a_broken_engine(folder: Path) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.gate import BOUND
-from export.golden import Golden, replay
 from export.writer import make_golden
 from sdk.backends import open_backend
 from sdk.bundle import Bundle
+from sdk.deviation import BOUND
 from sdk.errors import BundleError
+from sdk.golden import Golden, replay
 from tests.export.spoil import rehash
 
 

@@ -22,7 +22,7 @@ def test_the_twin_is_what_was_exported_bit_for_bit(bundle: Bundle, loaded: Any) 
     for name, value in exported.items():
         assert rebuilt[name].dtype is value.dtype
         assert torch.equal(rebuilt[name], value), name
-    assert twin.atoms_kept == loaded.defence.atoms_kept == 18
+    assert twin.random_input.take == loaded.defence.random_input.take == 18
     assert not any(module.training for module in twin.modules())
 
 

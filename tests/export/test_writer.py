@@ -63,7 +63,7 @@ def test_others_may_read_the_folder_as_the_umask_says(loaded: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), GateError("off"), RuntimeError("bug")])
-@pytest.mark.parametrize("step", ["purifier-01", "verify"])
+@pytest.mark.parametrize("step", ["purifier-01", "verify fp32"])
 @pytest.mark.usefixtures("ready")
 def test_a_failure_at_any_step_leaves_nothing(
     loaded: Any, tmp_path: Path, failure: BaseException, step: str
@@ -94,7 +94,7 @@ def test_a_broken_engine_is_never_published(
 @pytest.mark.usefixtures("ready")
 def test_force_replaces_a_bundle_and_a_failed_replacement_keeps_it(loaded: Any, folder: Path) -> None:
     def fail(step: str) -> None:
-        if step == "verify":
+        if step == "verify fp32":
             raise GateError("off")
 
     before = tree(folder)

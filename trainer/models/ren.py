@@ -185,8 +185,8 @@ def shrink(code: Tensor, threshold: Tensor) -> Tensor:
 
 def contrast_ratio(target: Tensor, decoded: Tensor) -> Tensor:
     """RMS of ``target`` over RMS of ``decoded``, (B, 1, 1, 1); at most 4, so that a blank stays blank."""
-    rms_target = target.pow(2).mean(dim=(1, 2, 3), keepdim=True).add(1e-8).sqrt()
-    rms_decoded = decoded.pow(2).mean(dim=(1, 2, 3), keepdim=True).add(1e-8).sqrt()
+    rms_target = target.pow(2).mean(dim=(1, 2, 3), keepdim=True).add(1e-7).sqrt()
+    rms_decoded = decoded.pow(2).mean(dim=(1, 2, 3), keepdim=True).add(1e-7).sqrt()
     return (rms_target / rms_decoded).clamp(max=4.0)
 
 

@@ -1,0 +1,208 @@
+"""One engine from one ONNX file, over the TensorRT module that it is given.
+
+The same code serves ``tensorrt`` 10 and 11 and ``tensorrt_rtx``.  With ``tensorrt_rtx`` the tests execute
+it, without a GPU; with ``tensorrt`` it is *not executed on a GPU*, and every attribute that it uses is held
+to the signatures of the classes that ``tensorrt_rtx`` has under the same names.
+
+A network is always strongly typed: the precision is in the ONNX graph, as casts or Q/DQ pairs, and TensorRT
+may not choose another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import EdgePurifyError, UsageError
+
+MIB = 1 << 20
+LOG_LINES = 8  # of TensorRT's errors in ours; the first ones say why, the others follow from them
+
+OnPhase = Callable[[str], None]
+
+
+class BuildError(EdgePurifyError):
+    """An engine can't be built, or can't be written."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The range of shapes of one input whose ONNX shape is dynamic."""
+
+    input: str
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """From ``NAME=MIN:OPT:MAX``, each shape like 1x3x32x32; the inverse of ``str``.
+
+        Raises:
+            UsageError: it isn't that, or the shapes don't follow each other.
+        """
+        name, _, shapes = text.partition("=")
+        try:
+            low, opt, high = (tuple(map(int, shape.split("x"))) for shape in shapes.split(":"))
+            fits = all(1 <= a <= b <= c for a, b, c in zip(low, opt, high, strict=True))
+        except ValueError:
+            fits = False
+        if not name or not fits:
+            raise UsageError(
+                f"profile: expected NAME=MIN:OPT:MAX, growing and each like 1x3x32x32, got {text!r}"
+            )
+        return cls(name, low, opt, high)
+
+    def __str__(self) -> str:
+        shapes = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
+        return f"{self.input}={':'.join(shapes)}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What shapes a build beside the graph; a part of the engine's fingerprint."""
+
+    workspace_mib: int
+    profiles: tuple[Profile, ...] = ()
+
+    def fields(self) -> dict[str, int | str]:
+        """For the fingerprint; ``recipe`` counts the changes of this module that change an engine."""
+        profiles = {"profiles": " ".join(map(str, self.profiles))} if self.profiles else {}
+        return {"recipe": 1, "workspace_mib": self.workspace_mib, **profiles}
+
+
+def build_plan(
+    trt: Any,
+    onnx: bytes,
+    options: Options,
+    *,
+    timing_cache: Path | None = None,
+    on_phase: OnPhase = lambda phase: None,
+) -> bytes:
+    """Build the serialized engine of an ONNX file.
+
+    Args:
+        trt: the module ``tensorrt`` or ``tensorrt_rtx``.
+        timing_cache: a file that kernels' timings are read from and written back to; its builds speed up.
+        on_phase: called with the builder's phases as they begin, perhaps from TensorRT's own threads.
+
+    Raises:
+        BuildError: TensorRT refuses; the message holds its own log lines.
+        OSError: the timing cache can't be written.
+    """
+    log = _capturing_logger(trt)
+    builder = trt.Builder(log)
+    network = _strongly_typed_network(trt, builder, log)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(onnx):
+        raise BuildError(f"can't parse the ONNX file: {log.errors()}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
+    # fp32 means fp32: TF32's 10-bit mantissa would miss the bound that golden outputs are held to
+    config.clear_flag(trt.BuilderFlag.TF32)
+    monitor = _progress_monitor(trt, on_phase)
+    config.progress_monitor = monitor
+    _add_profiles(builder, network, config, options.profiles)
+    if timing_cache is not None:
+        _read_timings(config, timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildError(f"can't build the engine: {log.errors()}")
+    if timing_cache is not None:
+        _write_timings(config, timing_cache)
+    return bytes(plan)
+
+
+def unwritable(error: OSError, path: Path) -> str:
+    """What the user reads when a file system refuses; ``path`` stands in where the error names none."""
+    return (
+        f"{error.filename or path}: can't be written: {error.strerror}; "
+        "make room, or choose another place (XDG_CACHE_HOME, --into-bundle)"
+    )
+
+
+def _strongly_typed_network(trt: Any, builder: Any, log: Any) -> Any:
+    """10.x takes a flag for it; where the flag is gone, there is nothing else than strong typing."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    if network is None:
+        raise BuildError(f"can't create a network: {log.errors()}")
+    if flag is not None and not network.get_flag(flag):
+        raise BuildError("didn't make the network strongly typed, so precisions would be its own choice")
+    return network
+
+
+def _add_profiles(builder: Any, network: Any, config: Any, profiles: tuple[Profile, ...]) -> None:
+    """Hold the profiles to the inputs whose shape is dynamic; static shapes need and take none."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    dynamic = {tensor.name: tuple(tensor.shape) for tensor in inputs if -1 in tuple(tensor.shape)}
+    given = {profile.input: profile for profile in profiles}
+    for name, shape in dynamic.items():
+        if name not in given:
+            raise BuildError(
+                f"can't build for every shape of input {name!r}, {list(shape)}; give its range: "
+                f"--profile {name}=MIN:OPT:MAX, each like 1x3x32x32"
+            )
+    if not profiles:
+        return
+    ranges = builder.create_optimization_profile()
+    for name, wanted in given.items():
+        if name not in dynamic:
+            names = ", ".join(dynamic) or "none"
+            raise BuildError(f"can't take profile {wanted}: the inputs of dynamic shape are: {names}")
+        ranges.set_shape(name, wanted.min, wanted.opt, wanted.max)
+    if config.add_optimization_profile(ranges) < 0:
+        raise BuildError(f"can't take profiles {', '.join(map(str, profiles))}: they contradict the graph")
+
+
+def _read_timings(config: Any, path: Path) -> None:
+    """Start from the file's timings; from none where it is absent or of another TensorRT or GPU."""
+    stored = path.read_bytes() if path.is_file() else b""
+    if not config.set_timing_cache(config.create_timing_cache(stored), False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _write_timings(config: Any, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    timings = config.get_timing_cache()
+    part.write_bytes(bytes(timings.serialize()))
+    part.replace(path)
+
+
+def _capturing_logger(trt: Any) -> Any:
+    """A logger that keeps errors for the exception; TensorRT says why only there."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self._errors.append(" ".join(msg.split()))
+
+        def errors(self) -> str:
+            lines = list(dict.fromkeys(self._errors))
+            more = f" (and {len(lines) - LOG_LINES} more)" if len(lines) > LOG_LINES else ""
+            return (" | ".join(lines[:LOG_LINES]) or "TensorRT logged no reason") + more
+
+    return Logger()
+
+
+def _progress_monitor(trt: Any, on_phase: OnPhase) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            on_phase(phase_name)
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return True
+
+    return Monitor()

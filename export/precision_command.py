@@ -1,0 +1,46 @@
+"""``edge-export precision``: lower precisions for a bundle that exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from export import options
+from export.console import progress, require, show
+
+
+@click.command("precision")
+@click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--precision", default="fp16,int8", show_default=True, help="Those to add, or to make anew.")
+@options.data_options
+@options.images_option
+@options.report_option
+@options.json_option
+def precision_command(
+    folder: Path,
+    precision: str,
+    data: Path | None,
+    dataset: str | None,
+    accuracy_images: int,
+    attacked: Path | None,
+    images: int,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Add FP16 or INT8 engines to BUNDLE, made from its FP32 engines and held to them.
+
+    All of them are added, verified, or BUNDLE stays as it was.
+    """
+    require("precision", *options.TOOLS)
+    from export.gate_report import check_report
+    from export.lower import lower_bundle
+    from sdk.bundle import Bundle
+
+    lowering = options.lowering(precision, data, dataset, accuracy_images, attacked)
+    if report is not None:
+        check_report(report)
+    manifest = Bundle.open(folder).manifest
+    with progress(lowering.steps(len(manifest.purifiers) + len(manifest.classifiers))) as on_step:
+        outcome = lower_bundle(folder, lowering, n_images=images, report=report, on_step=on_step)
+    show(Bundle.open(folder), outcome, as_json)

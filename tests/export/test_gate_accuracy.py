@@ -1,0 +1,155 @@
+"""The accuracy that a lower precision costs: paired, bounded from above, on clean and on attacked images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export import verify
+from export.calibration import self_made_images
+from export.gate_accuracy import Labelled, PairedAccuracy, read_attacked, upper_bound
+from export.images import synthetic_images
+from sdk.backends import open_backend
+from sdk.backends.base import Backend, Float
+from sdk.bundle import Bundle
+from sdk.errors import EdgePurifyError, GateError
+from tests.export.test_cli import assert_one_line, run
+
+
+class Forgetful:
+    """A backend of FP16 whose classifier 1 answers another class on every ``every``-th image."""
+
+    precision = "fp16"
+
+    def __init__(self, honest: Backend, every: int) -> None:
+        self.honest, self.every, self.asked = honest, every, 0
+
+    def purify(self, purifier: int, image: Float, random_inputs: Mapping[str, np.ndarray]) -> Float:
+        return self.honest.purify(purifier, image, random_inputs)
+
+    def classify(self, classifier: int, image: Float) -> Float:
+        logits = self.honest.classify(classifier, image)
+        self.asked += classifier == 1
+        return np.roll(logits, 1) if classifier == 1 and self.asked % self.every == 0 else logits
+
+
+def labelled_by(bundle: Bundle, backend: Backend, count: int) -> Labelled:
+    """Self-made pictures under the labels that the first draw of each gives them."""
+    images = self_made_images(bundle.manifest, count)
+    accuracy = PairedAccuracy(bundle, backend, Labelled("clean", images, np.zeros(count, np.int64)))
+    labels = [
+        int(
+            backend.classify(
+                draw.classifier, backend.purify(draw.purifier, image[None], draw.random_inputs)
+            ).argmax()
+        )
+        for image, draw in zip(images, accuracy.draws[::2], strict=True)
+    ]
+    return Labelled("clean", images, np.array(labels))
+
+
+def test_the_upper_bound_is_that_of_agresti_and_min() -> None:
+    drops = np.array([1.0] * 12 + [-1.0] * 4 + [0.0] * 184)  # 12 lost, 4 gained, of 200
+    mean = 8 / 202
+    deviation_of_it = math.sqrt(((12 + 0.5 + 4 + 0.5) / 202 - mean**2) / 202)
+    assert upper_bound(drops) == pytest.approx(mean + 1.645 * deviation_of_it)
+
+
+def test_too_few_images_prove_nothing_and_a_thousand_that_agree_do() -> None:
+    assert upper_bound(np.zeros(50)) > 0.025
+    assert upper_bound(np.zeros(1000)) < 0.002
+
+
+def test_the_bound_covers_the_true_drop_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    outcomes = rng.choice([1.0, -1.0, 0.0], p=[0.03, 0.02, 0.95], size=(2000, 500))
+    covered = np.mean([upper_bound(row) >= 0.01 for row in outcomes])
+    assert 0.93 <= covered <= 0.985
+
+
+def test_engines_that_answer_alike_lose_nothing_and_forgetful_ones_are_named(lowered: Path) -> None:
+    bundle = Bundle.open(lowered)
+    with closing(open_backend(bundle, "onnxruntime", "fp32")) as full:
+        labelled = labelled_by(bundle, full, 150)
+        accuracy = PairedAccuracy(bundle, full, labelled)
+        same = accuracy.drop(Forgetful(full, every=10**9))  # type: ignore[arg-type]
+        assert (same.drop, same.complaint) == (0.0, None)
+        assert same.fp32 > 50
+        lossy = accuracy.drop(Forgetful(full, every=2))  # type: ignore[arg-type]
+    assert lossy.engine == "classifier-01"
+    assert lossy.drop > 3
+    assert lossy.complaint is not None
+    assert lossy.complaint.startswith("classifier-01 in fp16: accuracy on 150 clean images falls from ")
+    assert "expected at most 1.5, the draws of this engine having lost the most" in lossy.complaint
+
+
+def test_a_drop_fails_verification(lowered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(lowered)
+    opened = verify.open_backend
+
+    def lossy(bundle: Bundle, backend: str, precision: Any) -> Any:
+        honest = opened(bundle, backend, precision)
+        return honest if precision != "fp16" else Lossy(honest)
+
+    class Lossy(Forgetful):
+        def __init__(self, honest: Backend) -> None:
+            super().__init__(honest, every=3)
+            self.name, self.version, self.close = honest.name, honest.version, honest.close
+
+    with closing(opened(bundle, "onnxruntime", "fp32")) as full:
+        labelled = labelled_by(bundle, full, 120)
+    verify.verify(bundle, n_images=8, labelled=[labelled])
+    monkeypatch.setattr(verify, "open_backend", lossy)
+    monkeypatch.setattr(verify, "replay", lambda *arguments: [])
+    monkeypatch.setattr(verify, "parity_fp32", lambda *arguments: [])
+    with pytest.raises(
+        GateError, match=r"^classifier-01 in fp16: accuracy on 120 clean images.*worst layers: "
+    ):
+        verify.verify(bundle, n_images=8, labelled=[labelled])
+
+
+def attacked_file(path: Path, **arrays: np.ndarray) -> Path:
+    images = synthetic_images(5, 16, 16).numpy()
+    given: dict[str, Any] = {"pgd.images": images, "pgd.labels": np.arange(5) % 4, **arrays}
+    np.savez(path, **given)
+    return path
+
+
+def test_attacked_images_are_judged_like_clean_ones(lowered: Path, tmp_path: Path) -> None:
+    path = attacked_file(tmp_path / "attacked.npz", meta=np.array([1, 0]))
+    (read,) = read_attacked(path, 16, 16, 4)
+    assert (read.says, read.images.dtype, read.labels.tolist()) == ("pgd", np.float32, [0, 1, 2, 3, 0])
+    result = run("verify", lowered, "--images", 2, "--attacked", path)
+    # five images can't prove that at most 1.5 points are lost, even if they agree
+    assert_one_line(result, 3, "accuracy on 5 pgd images", "expected at most 1.5; give more images")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"pgd.images": np.zeros((5, 3, 8, 8), np.uint8)}, r"expected uint8 images \['N', 3, 16, 16\]"),
+        ({"pgd.images": np.zeros((5, 3, 16, 16), np.float32)}, "got float32"),
+        ({"pgd.labels": np.arange(4)}, r"with labels \[4\]"),
+        ({"pgd.labels": np.arange(5)}, "expected labels below 4, got others"),
+    ],
+)
+def test_attacked_images_that_do_not_fit(
+    tmp_path: Path, arrays: dict[str, np.ndarray], complaint: str
+) -> None:
+    with pytest.raises(EdgePurifyError, match=complaint):
+        read_attacked(attacked_file(tmp_path / "attacked.npz", **arrays), 16, 16, 4)
+
+
+def test_a_file_that_holds_no_attacked_images(tmp_path: Path) -> None:
+    (tmp_path / "notes.npz").write_text("notes")
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    with pytest.raises(EdgePurifyError, match="can't be read"):
+        read_attacked(tmp_path / "notes.npz", 16, 16, 4)
+    with pytest.raises(EdgePurifyError, match=r"expected arrays NAME\.images, got \['images'\]"):
+        read_attacked(tmp_path / "other.npz", 16, 16, 4)

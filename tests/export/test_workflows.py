@@ -1,0 +1,227 @@
+"""The CI's files: workflows, the scripts that they call, and the images that these run in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from export.targets import TARGETS
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+SCRIPTS = sorted((ROOT / "ci").glob("*.sh"))
+DOCKERFILES = sorted((ROOT / "ci").glob("Dockerfile.*"))
+
+Job = dict[str, Any]
+
+
+def load(path: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(path.read_text())
+    tree["on"] = tree.pop(True)  # YAML 1.1 takes the key for a truth value
+    return tree
+
+
+def jobs() -> list[Any]:
+    return [
+        pytest.param(job, id=f"{path.stem}-{name}")
+        for path in WORKFLOWS
+        for name, job in load(path)["jobs"].items()
+    ]
+
+
+def runs(job: Job) -> list[str]:
+    return [step["run"] for step in job["steps"] if "run" in step]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_runs_on_every_push_may_only_read_and_is_named_after_its_file(path: Path) -> None:
+    tree = load(path)
+    assert tree["name"] == path.stem
+    assert "push" in tree["on"]
+    assert "pull_request_target" not in tree["on"]  # it would hand a stranger's code the repository's token
+    assert tree["permissions"] == {"contents": "read"}
+    assert set(tree) <= {"name", "on", "permissions", "concurrency", "env", "jobs"}
+
+
+@pytest.mark.parametrize("job", jobs())
+def test_a_job_ends_and_fails_closed(job: Job) -> None:
+    assert job["timeout-minutes"] <= 120
+    assert not [step for step in (job, *job["steps"]) if "continue-on-error" in step]
+    for script in runs(job):
+        assert not re.search(r"\|\| *(true|:|exit 0)\b|set \+e", script)
+    for step in job["steps"]:
+        assert ("run" in step) != ("uses" in step), step
+        assert set(step) <= {"name", "id", "if", "run", "uses", "with", "env"}, step
+        if step.get("uses", "").startswith("actions/upload-artifact"):
+            assert (step["if"], step["with"]["if-no-files-found"]) == ("always()", "error")
+
+
+@pytest.mark.parametrize("job", jobs())
+def test_an_action_is_pinned_to_a_version(job: Job) -> None:
+    used = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert used[0].startswith("actions/checkout@")
+    assert all(re.fullmatch(r"actions/[a-z-]+@(v\d+|[0-9a-f]{40})", name) for name in used), used
+
+
+@pytest.mark.parametrize("job", jobs())
+def test_scripts_take_values_from_the_environment_and_parse(job: Job) -> None:
+    """An expression inside a script would be code; and what a script calls must be here and executable."""
+    for script in runs(job):
+        assert "${{" not in script
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+        for called in re.findall(r"(?:^|\()(\.?ci/[\w./-]+)", script, re.M):
+            assert os.access(ROOT / called, os.X_OK), called
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_expression_names_something_that_is_there(path: Path) -> None:
+    tree = load(path)
+    for job in tree["jobs"].values():
+        matrix = job.get("strategy", {}).get("matrix", {})
+        keys = {*matrix, *(key for entry in matrix.get("include", ()) for key in entry)}
+        ids = {step["id"] for step in job["steps"] if "id" in step}
+        for expression in re.findall(r"\$\{\{ *(.*?) *\}\}", yaml.safe_dump(job)):
+            context, _, rest = expression.partition(".")
+            known = {
+                "github": {"ref", "workspace"},
+                "matrix": keys,
+                "env": {*tree["env"], *job.get("env", {})},
+            }
+            if context == "steps":
+                assert rest.split(".")[:2] == [rest.split(".")[0], "outputs"], expression
+                assert rest.split(".")[0] in ids, expression
+            else:
+                assert rest in known[context], expression
+
+
+def engine_jobs() -> dict[str, Job]:
+    found: dict[str, Job] = load(ROOT / ".github" / "workflows" / "engines.yml")["jobs"]
+    return found
+
+
+def test_every_target_has_its_runner_and_its_image() -> None:
+    matrix = engine_jobs()["gpu"]["strategy"]["matrix"]["include"]
+    assert {entry["target"] for entry in matrix} == set(TARGETS) - {"rtx", "local"}
+    images = {path.suffix[1:] for path in DOCKERFILES}
+    assert images == {"cpu", "tensorrt", "l4t"}
+    for entry in matrix:
+        assert entry["label"] == entry["target"].replace("/", "-")
+        assert entry["base"] in images
+        assert (entry["base"] == "l4t") == entry["target"].endswith("/jp6")
+    assert engine_jobs()["gpu"]["runs-on"] == ["self-hosted", "${{ matrix.label }}"]
+
+
+def test_the_cpu_job_is_unconditional_and_others_need_no_runner_on_a_push() -> None:
+    assert "if" not in engine_jobs()["cpu"]
+    assert "workflow_dispatch" in engine_jobs()["gpu"]["if"]
+
+
+def test_engines_are_cached_by_their_fingerprints_and_kept_with_bundle_and_reports() -> None:
+    for job in engine_jobs().values():
+        (cache,) = [step for step in job["steps"] if step.get("uses", "").startswith("actions/cache")]
+        assert cache["with"]["key"].endswith("${{ steps.engines.outputs.key }}")
+        assert "restore-keys" not in cache["with"]  # another fingerprint's engines are of no use
+        (kept,) = [step for step in job["steps"] if step.get("uses", "").startswith("actions/upload")]
+        assert kept["with"]["path"].split("\n")[:3] == ["reports", "${{ env.BUNDLE }}", ".engine-cache"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.suffix[1:])
+def test_an_image_is_of_a_fixed_version_and_starts_the_script(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    (base,) = [line for line in lines if line.startswith("ARG BASE=")]
+    assert re.fullmatch(r"ARG BASE=[a-z./0-9-]+:(?!latest)[\w.-]+", base)
+    assert [line for line in lines if line.startswith("FROM")] == ["FROM ${BASE}"]
+    assert lines[-1] == 'ENTRYPOINT ["ci/engines.sh"]'
+    for line in lines:
+        if line.startswith("COPY"):
+            assert all((ROOT / name).exists() for name in line.split()[1:-1]), line
+    assert path.name in lines[1]  # how it is built comes first
+
+
+def test_workflows_satisfy_githubs_schema() -> None:
+    line = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    checked = subprocess.run([*line, *map(str, WORKFLOWS)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Commands named as an installation names them, and a cache of this test's own."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, module in (("edge-export", "export.cli"), ("edge-purify", "sdk.cli")):
+        call = f"import sys; sys.argv[0] = '{name}'; from {module} import main; main()"
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{call}" "$@"\n')
+        (programs / name).chmod(0o755)
+    paths = f"{programs}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": paths, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+def engines_sh(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [str(ROOT / "ci" / "engines.sh"), *map(str, arguments)]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx isn't installed")
+def test_the_script_builds_every_engine_and_writes_reports(
+    exported: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    key = engines_sh(environment, "key", exported, "rtx", "fp32")
+    assert re.fullmatch(r"[0-9a-f]{64}\n", key.stdout), key.stderr
+    out = tmp_path / "reports"
+    built = engines_sh(environment, "build", exported, "rtx", out, "fp32")
+    assert built.returncode == 0, built.stderr
+    assert built.stdout == f"ci/engines.sh: target rtx: 5 engines, reports in {out}\n"
+    assert {path.name for path in out.iterdir()} == {"verify.json", "engines.json", "not-run.txt"}
+    engines = json.loads((out / "engines.json").read_text())["engines"]
+    assert all(Path(engine["plan"]).is_relative_to(tmp_path / "cache") for engine in engines)
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_the_script_fails_where_the_named_runtime_is_missing(
+    exported: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    built = engines_sh(environment, "build", exported, "l4", tmp_path / "reports")
+    assert built.returncode == 1
+    assert built.stdout == ""
+    assert built.stderr.startswith(
+        "edge-export: error: target l4: this host can't build it: TensorRT can't be"
+    )
+    assert engines_sh(environment, "key", exported, "l4").returncode == 1
+
+
+def fake_commands(environment: dict[str, str], selftest: str) -> None:
+    programs = Path(environment["PATH"].split(":")[0])
+    (programs / "edge-export").write_text("#!/bin/sh\necho '{\"engine\":1}'\n")
+    (programs / "edge-purify").write_text(f"#!/bin/sh\necho '{selftest}'\n")
+
+
+@pytest.mark.parametrize(
+    ("selftest", "exit_code"),
+    [('{"name": "self-test tensorrt fp16"}', 0), ('{"name": "self-test onnxruntime fp32"}', 1)],
+)
+def test_the_script_fails_where_no_engine_ran_through_tensorrt(
+    environment: dict[str, str], tmp_path: Path, selftest: str, exit_code: int
+) -> None:
+    fake_commands(environment, selftest)
+    built = engines_sh(environment, "build", tmp_path, "l4", tmp_path / "reports")
+    assert built.returncode == exit_code
+    assert ("no engine was run through TensorRT" in built.stderr) == bool(exit_code)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("key",), ("build", "bundle", "rtx"), ("make", "bundle", "rtx", "out")]
+)
+def test_the_script_shows_its_usage(environment: dict[str, str], arguments: tuple[str, ...]) -> None:
+    shown = engines_sh(environment, *arguments)
+    assert shown.returncode == 2
+    assert "ci/engines.sh build BUNDLE TARGET OUT [PRECISIONS]" in shown.stderr
