@@ -1,0 +1,124 @@
+"""``edge-train evaluate`` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from export.writer import write_bundle
+from sdk.errors import UsageError
+from trainer import config as configs
+from trainer.checkpoint import Loaded, finish
+from trainer.cli import main
+from trainer.data import CIFAR10_LABELS
+from trainer.models import build
+from trainer.robustness.command import parse_eps
+from trainer.robustness.report import from_json
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained REN for 32 x 32 pixels."""
+    model = configs.RenModel(
+        purifier=configs.RenPurifier(count=2, atoms=24, atoms_per_encoder=20, atoms_kept=22),
+        classifier=configs.Classifier(count=2, widths=(8, 8, 8), blocks=1),
+    )
+    defence = build(model)
+    finish(defence)
+    config = {"name": "tiny", "model": configs.to_dict(model), "data": {"name": "cifar10"}}
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    write_bundle(Loaded(defence, config, CIFAR10_LABELS, {"config": config}), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight test images of noise in CIFAR-10's layout."""
+    folder = tmp_path_factory.mktemp("data") / "cifar-10-batches-bin"
+    folder.mkdir()
+    records = np.random.default_rng(0).integers(0, 256, (8, 3073), dtype=np.uint8)
+    records[:, 0] %= 10
+    records.tofile(folder / "test_batch.bin")
+    return folder.parent
+
+
+def run(*arguments: object) -> Result:
+    threads = torch.get_num_threads()
+    try:
+        return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_clean_budget_writes_json(bundle: Path, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clean.json"
+    found = run(bundle, "--data", data, "--budget", "clean", "--work", tmp_path, "--json", path)
+    assert found.exit_code == 0, found.output
+    assert "of 8 clean images are recognized" in found.output
+    report = from_json(path.read_bytes())
+    assert [rung.name for rung in report.rungs] == ["clean"]
+    assert report.images == 8
+    assert report.baselines[0].name == "undefended"
+
+
+def test_quick_budget_writes_a_report_and_a_gate(bundle: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need it; pip install 'edge-purify[train]'")
+    options = ("--data", data, "--images", 2, "--work", tmp_path / "work")
+    found = run(bundle, *options, "--report", tmp_path / "report", "--record", tmp_path / "stored.npz")
+    assert found.exit_code == 0, found.output
+    assert "images survive the strongest attack on each** (linf, eps 8/255)" in found.output
+    assert {path.name for path in (tmp_path / "report").iterdir()} >= {
+        "report.json",
+        "report.md",
+        "ladder.png",
+    }
+    held = run(bundle, "--gate", tmp_path / "stored.npz")
+    assert held.exit_code == 0, held.output
+    assert "pgd              +0.0 points" in held.output
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (("--eps", "8"), 2, "for 8 grey levels of 255 give 8/255"),
+        (("--eps", "-1/255"), 2, "eps: expected a positive number"),
+        (("--eps", "eight"), 2, "--eps eight: expected a number such as 0.0314, or a fraction such as 8/255"),
+        (("--images", "9"), 2, "--images 9: cifar10 in .* has 8 test images"),
+        (("--dataset", "mnist"), 2, "data set 'mnist': expected one of"),
+        (("--precision", "int4"), 2, "precision: expected one of"),
+        (("--draws", "5000"), 2, "--draws 5000: tiny has 1104 different draws"),
+        (("--against", "nowhere"), 2, "nowhere: no such file or folder"),
+    ],
+)
+def test_refusals_are_one_line(
+    options: tuple[str, ...], code: int, reason: str, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    found = run(bundle, "--data", data, "--work", tmp_path, "--budget", "clean", *options)
+    assert found.exit_code == code
+    (line,) = found.output.strip().splitlines()
+    assert line.startswith("edge-train: error: ")
+    import re
+
+    assert re.search(reason, line)
+
+
+def test_needs_data_and_a_target(bundle: Path, tmp_path: Path) -> None:
+    assert "--data: missing; name the folder with the data set" in run(bundle).output
+    missing = run(tmp_path / "nothing", "--data", tmp_path)
+    assert missing.exit_code == 2
+    assert "no such file or folder; give a bundle's folder or a checkpoint" in missing.output
+
+
+@pytest.mark.parametrize(("text", "eps"), [("8/255", 8 / 255), ("0.03", 0.03), ("1", 1.0)])
+def test_eps_as_number_or_fraction(text: str, eps: float) -> None:
+    assert parse_eps(text) == eps
+
+
+@pytest.mark.parametrize("text", ["8/0", "", "8/255/2", "a"])
+def test_eps_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a number such as"):
+        parse_eps(text)

@@ -1,0 +1,250 @@
+"""The evaluation as one call: it measures a target by a budget and returns the report; it prints nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from sdk.errors import UsageError
+from trainer.data import Images, keyed_generator
+from trainer.robustness import baselines
+from trainer.robustness.ball import Ball
+from trainer.robustness.budgets import Budget
+from trainer.robustness.checks import LARGE_EPS, LARGE_FACTOR, Evidence, gradient_cosine, weigh
+from trainer.robustness.ladder import OnProgress, Outcome, Step, climb, per_image_worst
+from trainer.robustness.report import AtEps, Baseline, Check, Comparison, Report, Rung, Suspicion
+from trainer.robustness.rungs import PASSES, Rungs
+from trainer.robustness.statistics import chance, roc_area, wilson
+from trainer.robustness.store import Store
+from trainer.robustness.surrogates import BankMean, Raw
+from trainer.robustness.suspicion import evade_both, suspicion
+from trainer.robustness.targets import Target
+
+NO_GRADIENT = (
+    "blind",
+    "bpda-shrinkage",
+    "bpda-purifier",
+    "square",
+)  # rungs that a masked gradient doesn't hinder
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation is made with.
+
+    Attributes:
+        budget: how much is done.
+        ball: what the attacker may do.
+        seed: of all attacks and draws.
+        work: folder where finished batches are kept, for a killed run to go on from.
+        on_progress: told of every batch.
+    """
+
+    budget: Budget
+    ball: Ball
+    work: Path
+    seed: int = 0
+    on_progress: OnProgress = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A report, and the rungs behind it by name."""
+
+    report: Report
+    outcomes: dict[str, Outcome]
+
+
+def evaluate(
+    target: Target, images: Images, settings: Settings, *, against: Target | None = None
+) -> Evaluation:
+    """Climb the budget's ladder with ``target``, and with ``against`` on the same images where one is given.
+
+    Raises:
+        UsageError: the images don't fit the target.
+    """
+    start = time.perf_counter()
+    run = _Run(target, images, settings)
+    outcomes, remarks = run.ladder()
+    rungs = tuple(outcome.rung(images.targets) for outcome in outcomes.values())
+    worst = per_image_worst(list(outcomes.values()), images.targets)
+    attacks = [rung.counts.expected.share for rung in rungs if rung.name != "clean"]
+    checks, by_eps = run.checks(outcomes)
+    report = Report(
+        target=target.name,
+        digest=target.digest,
+        judged_by=target.judge.says,
+        attacked=target.attacked if attacks else "nothing",
+        budget=settings.budget.name,
+        norm=settings.ball.norm,
+        eps=settings.ball.eps if attacks else 0.0,
+        seed=settings.seed,
+        images=len(images),
+        worst=worst,
+        rungs=rungs,
+        baselines=tuple(run.baselines()),
+        average=sum(attacks) / len(attacks) if attacks else None,
+        by_eps=by_eps,
+        checks=checks,
+        suspicion=run.suspicion(outcomes),
+        comparison=None if against is None else _compare(rungs, worst, _Run(against, images, settings)),
+        remarks=tuple(remarks),
+        seconds=0.0,
+    )
+    return Evaluation(msgspec.structs.replace(report, seconds=time.perf_counter() - start), outcomes)
+
+
+def check_fit(target: Target, images: Images) -> None:
+    """Refuse images that the target was not made for.
+
+    Raises:
+        UsageError: another size, other labels, or no image at all.
+    """
+    if not len(images):
+        raise UsageError("images: expected at least one")
+    height, width = images.pixels.shape[2:]
+    if (height, width) != (target.height, target.width):
+        raise UsageError(
+            f"images: {target.name} expects {target.height} x {target.width} pixels, got {height} x {width}"
+        )
+    if images.labels != target.labels:
+        expected, got = (", ".join(labels[:12]) for labels in (target.labels, images.labels))
+        raise UsageError(f"images: their labels don't fit {target.name}: expected {expected}, got {got}")
+
+
+class _Run:
+    """One target on one set of images."""
+
+    def __init__(self, target: Target, images: Images, settings: Settings) -> None:
+        check_fit(target, images)
+        self.target, self.images, self.settings = target, images, settings
+        self.draws = min(settings.budget.draws, target.n_draws)
+        self.rungs = Rungs(target, settings.budget, settings.ball, len(images))
+        pixels = hashlib.sha256(images.pixels.contiguous().numpy()).hexdigest()
+        version = importlib.metadata.version("edge-purify")
+        key = (
+            version,
+            target.digest,
+            target.judge.says,
+            pixels,
+            settings.budget,
+            settings.ball,
+            settings.seed,
+        )
+        self.store = Store(settings.work, key)
+
+    def climb(self, step: Step) -> Outcome:
+        settings = self.settings
+        return climb(
+            step,
+            self.images,
+            self.target.judge,
+            draws=self.draws,
+            seed=settings.seed,
+            store=self.store,
+            on_progress=settings.on_progress,
+        )
+
+    def ladder(self) -> tuple[dict[str, Outcome], list[str]]:
+        """Every rung that this target and budget allow, and remarks on the others."""
+        steps, remarks = self.rungs.steps()
+        if self.draws < self.settings.budget.draws:
+            remarks.append(
+                f"draws: {self.draws} instead of {self.settings.budget.draws}, there being no more"
+            )
+        return {step.name: self.climb(step) for step in steps}, remarks
+
+    def checks(self, outcomes: dict[str, Outcome]) -> tuple[tuple[Check, ...], tuple[AtEps, ...]]:
+        """The masking checks, and the full-gradient attack by eps; nothing without that attack."""
+        budget, ball = self.settings.budget, self.settings.ball
+        count = min(budget.check_images, len(self.images))
+        if not count or "pgd" not in outcomes:
+            return (), ()
+        attack = partial(self.rungs.gradient_step, images=count)
+        large = Ball(ball.norm, max(LARGE_EPS, ball.eps) if ball.norm == "linf" else LARGE_FACTOR * ball.eps)
+        by_eps = {0.0: outcomes["clean"], ball.eps: outcomes["pgd"]}
+        for other in (*(Ball(ball.norm, eps) for eps in budget.sweep), large):
+            by_eps[other.eps] = self.climb(attack(f"pgd eps {other.eps:.4f}", ball=other))
+        evidence = Evidence(
+            pgd=self._share(outcomes["pgd"], count),
+            large_eps=self._share(by_eps[large.eps], count),
+            more_steps=self._share(self.climb(attack("pgd steps x2", steps=2 * budget.steps)), count),
+            more_samples=self._share(self.climb(attack("pgd samples x2", samples=2 * budget.samples)), count),
+            one_draw=self._share(self.climb(self.rungs.one_draw_step(count)), count),
+            others={name: self._share(outcomes[name], count) for name in NO_GRADIENT if name in outcomes},
+            cosine=self._cosine(count),
+            clean_trained=self.target.clean_trained,
+        )
+        curve = [
+            AtEps(eps, wilson(self._share(outcome, count), count)) for eps, outcome in sorted(by_eps.items())
+        ]
+        return weigh(evidence), tuple(curve)
+
+    def baselines(self) -> list[Baseline]:
+        """The undefended classifiers; where the ladder attacks, attacked too, and simple fronts beside."""
+        attacked = self.settings.budget.rungs != ("clean",)
+        fronts = baselines.FRONTS if attacked else {"undefended": baselines.undefended}
+        return baselines.measure(
+            self.target.judge,
+            self.target.twin if attacked else None,
+            self.images,
+            fronts=fronts,
+            ball=self.settings.ball,
+            steps=self.settings.budget.steps,
+            seed=self.settings.seed,
+            store=self.store,
+            on_progress=self.settings.on_progress,
+        )
+
+    def suspicion(self, outcomes: dict[str, Outcome]) -> Suspicion | None:
+        """The ROC's area against blind images, and those that evade purifier and suspicion at once."""
+        budget, twin = self.settings.budget, self.target.twin
+        if twin is None or "blind" not in outcomes or not budget.suspicion_images:
+            return None
+        count = min(budget.suspicion_images, len(self.images))
+        n_classes = len(self.target.labels)
+        defended = BankMean(twin, n_classes=n_classes, samples=budget.samples)
+        raw = Raw(twin, n_classes=n_classes)
+        evade = partial(evade_both, defended, raw, ball=self.settings.ball, steps=budget.steps)
+        step = Step(
+            "evade both", "", lambda x, y, g: evade(x, y, generator=g), count, PASSES // defended.samples
+        )
+        sets = {"clean": outcomes["clean"], "blind": outcomes["blind"], "evade both": self.climb(step)}
+        scores = {
+            name: suspicion(
+                self.target.judge,
+                outcome.adversarial[:count],
+                draws=self.draws,
+                key=(self.settings.seed, "suspicion"),
+            )
+            for name, outcome in sets.items()
+        }
+        clean = scores.pop("clean")
+        return Suspicion(count, {name: roc_area(clean, score) for name, score in scores.items()})
+
+    def _cosine(self, count: int) -> float:
+        assert self.target.twin is not None
+        model = BankMean(self.target.twin, n_classes=len(self.target.labels), samples=1)
+        (pixels, labels), *_ = self.images[: min(count, PASSES)].batches(PASSES)
+        return gradient_cosine(model, pixels, labels, keyed_generator(self.settings.seed, "cosine"))
+
+    def _share(self, outcome: Outcome, count: int) -> float:
+        return float(chance(outcome.scored[:, :count], self.images.targets[:count]).mean())
+
+
+def _compare(rungs: tuple[Rung, ...], worst: Rung, other: _Run) -> Comparison:
+    outcomes, _ = other.ladder()
+    labels = other.images.targets
+    others = {name: outcome.rung(labels) for name, outcome in outcomes.items()}
+    theirs = per_image_worst(list(outcomes.values()), labels)
+    pairs = [(worst, theirs), *((rung, others[rung.name]) for rung in rungs if rung.name in others)]
+    gain = {
+        ours.name: 100 * (ours.counts.expected.share - their.counts.expected.share) for ours, their in pairs
+    }
+    return Comparison(other.target.name, theirs, tuple(others.values()), gain)

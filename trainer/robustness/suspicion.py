@@ -1,0 +1,61 @@
+"""How well suspicion tells attacks from clean images, also from an attacker who evades both purifier and
+suspicion.
+
+Suspicion is the total variation distance between what the classifiers say of the raw image and of the
+purified one: 0 where they agree, 1 where they share nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainer.robustness.attacks import pgd
+from trainer.robustness.ball import Ball
+from trainer.robustness.judges import Judge, Key
+from trainer.robustness.losses import cross_entropy
+from trainer.robustness.surrogates import Model
+
+
+def suspicion(judge: Judge, images: Tensor, *, draws: int, key: Key) -> Tensor:
+    """One score in [0, 1] per image, (B,)."""
+    purified = judge.probabilities(images, draws=draws, key=key).mean(0)
+    return (judge.raw_probabilities(images).mean(0) - purified).abs().sum(-1) / 2
+
+
+def evade_both(
+    defended: Model,
+    raw: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    ball: Ball,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """PGD towards one wrong class in the defence's and in the bare classifiers' eyes at once, so that they
+    agree.
+
+    The class is the defence's second guess of the clean image.
+    """
+    with torch.no_grad():
+        guesses = defended(images, generator)
+    target = guesses.scatter(1, labels[:, None], -torch.inf).argmax(1)
+
+    def towards(logits: Tensor, labels: Tensor) -> Tensor:
+        return -cross_entropy(logits, target)
+
+    return pgd(
+        _Both(defended, raw), images, labels, ball=ball, steps=steps, generator=generator, loss=towards
+    )
+
+
+class _Both:
+    """The mean of two models' log-probabilities: high for a class only where both give it a chance."""
+
+    def __init__(self, first: Model, second: Model) -> None:
+        self.models = (first, second)
+        self.n_classes = first.n_classes
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.stack([model(images, generator) for model in self.models]).mean(0)
