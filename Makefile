@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test test-gpu check venv clean
 
 demo: .venv/.runtime
+	mkdir -p out
 	$(BIN)/edge-purify --source samples/clips/cat-clean.avi --save out/cat-annotated.mp4 --json out/cat.jsonl --verbose
 	$(BIN)/python samples/compare.py --out out/cat-compared.mp4
 
