@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Run ci/engines.sh inside the image 'edge-purify-engines', as this user and with this folder at /work.
+# Run ci/engines.sh inside the image 'edge-purify-engines', as this user and with this folder at /project.
 #
-#   DOCKER='--gpus all' ci/in-docker.sh build BUNDLE TARGET /work/reports
+#   DOCKER='--gpus all' ci/in-docker.sh build BUNDLE TARGET /project/reports
 #
 # $DOCKER holds the options that give the container its GPU: '--gpus all', on a Jetson '--runtime nvidia'.
 set -euo pipefail
 
 mkdir -p .engine-cache
-mounts=(--volume "$PWD:/work" --volume "$PWD/.engine-cache:/cache")
+mounts=(--volume "$PWD:/project" --volume "$PWD/.engine-cache:/cache")
 if [ -e /etc/nv_tegra_release ]; then # a Jetson says in two files what it is, and Docker hides the one in /proc
     tr -d '\0' </proc/device-tree/model >.engine-cache/jetson-model
     mounts+=(--volume /etc/nv_tegra_release:/etc/nv_tegra_release:ro)

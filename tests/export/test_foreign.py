@@ -52,7 +52,7 @@ def write_classifier(path: Path, *, end: str = "", **change: Any) -> Path:
         helper.make_node(
             "Conv", [first, "/model/conv.weight", "/model/conv.bias"], ["/c"], pads=[1, 1, 1, 1]
         ),
-        helper.make_node("Relu", ["/c"], ["/r"], doc_string="/home/someone/net.py"),
+        helper.make_node("Relu", ["/c"], ["/r"], doc_string="/users/someone/net.py"),
         helper.make_node("GlobalAveragePool", ["/r"], ["/p"], domain=change.get("domain", "")),
         helper.make_node("Flatten", ["/p"], ["/f"], axis=1),
         helper.make_node("Gemm", ["/f", "/model/head.weight", "/model/head.bias"], ["scores"], transB=1),
@@ -63,7 +63,7 @@ def write_classifier(path: Path, *, end: str = "", **change: Any) -> Path:
     outputs = [("scores", [None, 3]), ("/f", [None, 8])][: change.get("outputs", 1)]
     graph = helper.make_graph(
         nodes,
-        "/home/someone/net",
+        "/users/someone/net",
         [helper.make_tensor_value_info("input", change.get("dtype", TensorProto.FLOAT), shape)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in outputs],
         [numpy_helper.from_array(values.astype(np.float32), name) for name, values in constants.items()],

@@ -45,5 +45,5 @@ def test_code_change_is_relative_and_holds_the_reference_still() -> None:
     code = torch.tensor([2.0, -2.0], requires_grad=True)
     change = code_change(code, reference)
     change.backward()
-    assert float(change) == pytest.approx(0.5)
+    assert change.item() == pytest.approx(0.5)
     assert reference.grad is None
