@@ -30,7 +30,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return {**state["model"], **{f"averaged.{name}": value for name, value in state["averaged"].items()}}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, "plain-cifar10-edge-at"])
 def test_the_loss_falls_and_the_checkpoint_classifies(name: str, digits: Images, tmp_path: Path) -> None:
     losses: list[float] = []
     config = small(name, "optimizer.epochs=5", "recipe.eps=0.02")
