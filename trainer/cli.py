@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,7 +221,7 @@ class _Line:
         self.shown = now
         shown = progress.validation or progress.terms
         figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        left = time.strftime("%H:%M:%S", time.gmtime(progress.seconds_left))
+        left = timedelta(seconds=round(progress.seconds_left))
         text = (
             f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
             f"{progress.images_per_s:.0f} images/s  {left} left  {'validation: ' if at_end else ''}{figures}"
