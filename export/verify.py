@@ -174,6 +174,8 @@ def _worst_layers(bundle: Bundle, finding: Finding) -> str:
 def _why_without_twin(bundle: Bundle) -> str | None:
     if bundle.manifest.twin is None:
         return "the bundle has no twin"
+    if bundle.manifest.twin.config.get("classifier", {}).get("kind") == "module":
+        return "its classifier is code outside the bundle"
     if find_spec("torch") is None or find_spec("safetensors") is None:
         return "torch isn't installed: pip install 'edge-purify[export]'"
     return None

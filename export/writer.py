@@ -211,7 +211,7 @@ def _comparison(defence: Defence, foreign: ForeignClassifier | None, n_images: i
 
     def compare(bundle: Bundle, backend: Backend) -> list[Deviation]:
         if foreign is None:  # as it is in the bundle, so that the twin's file is proven too
-            return parity(bundle, backend, read_twin(bundle), n_images=n_images)
+            return parity(bundle, backend, read_twin(bundle, trust_code=True), n_images=n_images)
         return purifier_parity(bundle, backend, defence, n_images=n_images) + classifier_parity(
             bundle,
             backend,

@@ -25,18 +25,24 @@ def save_twin(defence: Defence, path: Path) -> None:
     path.write_bytes(safetensors.torch.save(weights))
 
 
-def read_twin(bundle: Bundle) -> Defence:
+def read_twin(bundle: Bundle, *, trust_code: bool = False) -> Defence:
     """Rebuild the defence of ``bundle``: on the CPU, in float32 and eval mode, bit for bit what was exported.
 
+    Args:
+        trust_code: let a classifier of one's own be imported from where the bundle says.
+
     Raises:
-        BundleError: the bundle has no twin, or its weights don't fit its config.
+        BundleError: the bundle has no twin, its weights don't fit its config, or it names code to import.
     """
     twin = bundle.manifest.twin
     if twin is None:
         raise BundleError(f"bundle {bundle.folder}: it has no twin (a foreign classifier has none)")
     path = bundle.path(twin.weights)
     try:
-        defence = models.build(msgspec.convert(twin.config, Model))
+        model = msgspec.convert(twin.config, Model)
+        if not trust_code:
+            _refuse_foreign_code(bundle, model)
+        defence = models.build(model)
         defence.load_state_dict(safetensors.torch.load_file(path))  # copies into float32, so casts up
     except (msgspec.ValidationError, safetensors.SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -45,6 +51,15 @@ def read_twin(bundle: Bundle) -> Defence:
             "export the bundle anew"
         ) from error
     return defence.eval()
+
+
+def _refuse_foreign_code(bundle: Bundle, model: Model) -> None:
+    """A bundle is data from anywhere: it may not name a module that reading it would import."""
+    if model.classifier.kind == "module":
+        raise BundleError(
+            f"bundle {bundle.folder}: its twin's classifier is {model.classifier.factory!r}, code that "
+            "reading it would run; take the checkpoint that it was exported from"
+        )
 
 
 def _halved(value: Tensor) -> Tensor:

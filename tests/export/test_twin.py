@@ -44,6 +44,13 @@ def test_a_bundle_without_a_twin_says_so(folder: Path) -> None:
         read_twin(Bundle.open(folder))
 
 
+def test_a_twin_may_not_name_code_to_run(folder: Path) -> None:
+    classifier = {"kind": "module", "factory": "antigravity:fly"}
+    edit_manifest(folder, lambda tree: tree["twin"]["config"].update(classifier=classifier))
+    with pytest.raises(BundleError, match="code that reading it would run"):
+        read_twin(Bundle.open(folder))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
