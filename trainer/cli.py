@@ -53,6 +53,7 @@ def fit(
     import torch
 
     from trainer.banks import split_for
+    from trainer.board import Board
     from trainer.data import open_dataset
     from trainer.fit import fit as run
 
@@ -60,7 +61,14 @@ def fit(
         torch.set_num_threads(threads)
     images = open_dataset(loaded.data.name, data, "train", image_size=loaded.model.image_size)
     training, validation = split_for(loaded.recipe, images, loaded.data.validation)
-    best = run(loaded, training, validation, out or Path("runs") / loaded.name, resume=resume, report=_Line())
+    out = out or Path("runs") / loaded.name
+    line, board = _Line(), Board(out / "tensorboard")
+
+    def report(progress: Progress) -> None:
+        line(progress)
+        board(progress)
+
+    best = run(loaded, training, validation, out, resume=resume, report=report)
     click.echo(f"wrote {best}")
 
 

@@ -26,9 +26,13 @@ from trainer.models import Draw, build
 from trainer.optimization import make_average, make_optimizer, make_schedule
 from trainer.progress import Clock, Progress
 from trainer.start import begin
-from trainer.validation import clean_accuracy, pgd_accuracy
+from trainer.validation import clean_accuracy, pgd_accuracy, pictures
 
 Report = Callable[[Progress], None]
+
+
+def _silent(progress: Progress) -> None:
+    """Reports nothing."""
 
 
 def fit(
@@ -38,7 +42,7 @@ def fit(
     out: Path,
     *,
     resume: bool = False,
-    report: Report = lambda progress: None,
+    report: Report = _silent,
 ) -> Path:
     """Train ``config``; ``out`` gets ``last.pt``, and ``best.pt`` by the averaged weights' figures.
 
@@ -57,6 +61,8 @@ def fit(
         run.restore(checkpoint.load(out / "last.pt"))
     else:
         run.begin()
+    if not fabric.is_global_zero:
+        report = _silent
     clock = Clock(config.optimizer, run.steps)
     while run.step < run.steps:
         clock.begin_epoch()
@@ -70,7 +76,7 @@ def fit(
             run.roll_back()
         else:
             run.save(figures)
-        report(clock.end_epoch(run.step, figures))
+        report(clock.end_epoch(run.step, figures, run.pictures(validation)))
     return out / "best.pt"
 
 
@@ -182,6 +188,11 @@ class _Run:
         return self.fabric.broadcast(
             figures
         )  # norms' statistics, and so decisions, may differ between processes
+
+    def pictures(self, images: DataSet) -> Tensor:
+        """What the averaged purifier makes of attacked images; see ``trainer.validation.pictures``."""
+        with self.fabric.autocast():
+            return pictures(self.averaged.module, images, self.config.seed, eps=self.config.recipe.eps)
 
     def has_collapsed(self, figures: dict[str, float]) -> bool:
         """Catastrophic overfitting: they withstand the one-step attack of training, and PGD no more."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from trainer.config import Optimizer
 
@@ -19,6 +21,7 @@ class Progress:
     seconds_left: float
     terms: dict[str, float]  #: the loss's terms, averaged since the epoch began or the run was resumed
     validation: dict[str, float] = field(default_factory=dict)  #: figures, at an epoch's end
+    pictures: Tensor | None = None  #: (3, n, 3, H, W) at an epoch's end: images, attacked, then purified
 
     @property
     def epoch(self) -> int:
@@ -49,9 +52,9 @@ class Clock:
             self.counts[name] = self.counts.get(name, 0) + 1
         return self._progress(step, {})
 
-    def end_epoch(self, step: int, figures: dict[str, float]) -> Progress:
+    def end_epoch(self, step: int, figures: dict[str, float], pictures: Tensor) -> Progress:
         """After an epoch and its validation."""
-        return self._progress(step, figures)
+        return replace(self._progress(step, figures), pictures=pictures)
 
     def _progress(self, step: int, figures: dict[str, float]) -> Progress:
         seconds_per_step = (time.perf_counter() - self.start) / max(self.n_timed, 1)

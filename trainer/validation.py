@@ -31,15 +31,40 @@ def pgd_accuracy(defence: Defence, images: DataSet, seed: int, *, eps: float, st
     generator = keyed_generator(seed, "probe")
     correct = 0
     for batch, labels, draw in _validation_batches(defence, images, generator):
-        noise = torch.rand(batch.shape, generator=generator).to(batch.device)
-
-        def loss_of(x: Tensor, labels: Tensor = labels, draw: Draw = draw) -> Tensor:
-            return F.cross_entropy(defence(x, draw).float(), labels, reduction="sum")
-
-        attacked = pgd(loss_of, batch, eps=eps, steps=steps, step_size=eps / 4, noise=noise)
+        attacked = _attack(defence, batch, labels, draw, generator, eps=eps, steps=steps)
         with torch.no_grad():
             correct += int((defence(attacked, draw).argmax(1) == labels).sum())
     return correct / len(images)
+
+
+def pictures(defence: Defence, images: DataSet, seed: int, *, eps: float, count: int = 8) -> Tensor:
+    """The first ``count`` images, attacked through the whole defence, and purified: (3, count, 3, H, W)."""
+    defence.eval()
+    generator = keyed_generator(seed, "pictures")
+    for batch, labels, draw in _validation_batches(defence, images.subset(slice(count)), generator):
+        attacked = _attack(defence, batch, labels, draw, generator, eps=eps, steps=10)
+        with torch.no_grad():
+            return torch.stack([batch, attacked, defence.purify(attacked, draw).float()])
+    raise ValueError("expected at least one image")
+
+
+def _attack(
+    defence: Defence,
+    images: Tensor,
+    labels: Tensor,
+    draw: Draw,
+    generator: torch.Generator,
+    *,
+    eps: float,
+    steps: int,
+) -> Tensor:
+    """PGD that knows the draw."""
+    noise = torch.rand(images.shape, generator=generator).to(images.device)
+
+    def loss_of(x: Tensor) -> Tensor:
+        return F.cross_entropy(defence(x, draw).float(), labels, reduction="sum")
+
+    return pgd(loss_of, images, eps=eps, steps=steps, step_size=eps / 4, noise=noise)
 
 
 def _validation_batches(
