@@ -69,24 +69,44 @@ def from_dataset(
     """
     from trainer.data import open_dataset
 
-    manifest, n_classes = bundle.manifest, len(bundle.labels)
-    name = name or manifest.provenance.get("config", {}).get("data", {}).get("name")
-    if name is None:
-        raise UsageError(f"--dataset: {manifest.name} doesn't say what it was trained on; name the data set")
-    size = manifest.image.height
-    training = open_dataset(name, folder, "train", image_size=size)
-    test = open_dataset(name, folder, "test", image_size=size)
-    if len(test.labels) != n_classes:
-        raise UsageError(
-            f"--data {folder}: expected images of {manifest.name}'s {n_classes} classes, "
-            f"{name} has {len(test.labels)}; name another data set by --dataset"
-        )
+    name, test = _test_set(bundle, folder, name)
+    training = open_dataset(name, folder, "train", image_size=bundle.manifest.image.height)
     rows = np.linspace(0, len(training) - 1, min(len(training), N_CALIBRATION)).astype(np.int64)
     judged = test[slice(0, n_accuracy)]
     return Pictures(
         f"{len(rows)} training images of {name}",
         _floats(training.subset(_tensor(rows))[slice(None)].pixels.numpy()),
         (Labelled("clean", _floats(judged.pixels.numpy()), judged.targets.numpy()),),
+    )
+
+
+def attacked_images(
+    bundle: Bundle, path: Path, folder: Path, name: str | None = None
+) -> tuple[Labelled, ...]:
+    """The attacked images, one set for each attack, of a record of ``edge-train evaluate --record``.
+
+    They were made against one precision's twin, so on another precision they measure transfer, no white-box
+    attack.
+
+    Args:
+        bundle: to be judged.
+        path: the record, which holds perturbations of test images and not the images.
+        folder, name: of the data set, as in ``from_dataset``.
+
+    Raises:
+        EdgePurifyError: the record can't be read, or belongs to other images.
+    """
+    from trainer.robustness import record
+
+    stored, (_, test) = record.read(path), _test_set(bundle, folder, name)
+    images = record.images_of(stored, test, f"--attacked {path}")
+    sets = {
+        rung: record.attacked(stored, rung, images).numpy()
+        for rung, steps in stored.perturbations.items()
+        if steps.any()
+    }
+    return tuple(
+        Labelled(rung, pixels, images.targets[: len(pixels)].numpy()) for rung, pixels in sets.items()
     )
 
 
@@ -108,6 +128,23 @@ def purified_images(manifest: Manifest, backend: Backend, images: Float, *, seed
             for place, draw in enumerate(draws)
         ]
     )
+
+
+def _test_set(bundle: Bundle, folder: Path, name: str | None) -> tuple[str, Any]:
+    """The data set's name, and its test images."""
+    from trainer.data import open_dataset
+
+    manifest, n_classes = bundle.manifest, len(bundle.labels)
+    name = name or manifest.provenance.get("config", {}).get("data", {}).get("name")
+    if name is None:
+        raise UsageError(f"--dataset: {manifest.name} doesn't say what it was trained on; name the data set")
+    test = open_dataset(name, folder, "test", image_size=manifest.image.height)
+    if len(test.labels) != n_classes:
+        raise UsageError(
+            f"--data {folder}: expected images of {manifest.name}'s {n_classes} classes, "
+            f"{name} has {len(test.labels)}; name another data set by --dataset"
+        )
+    return name, test
 
 
 def _floats(pixels: npt.NDArray[np.uint8]) -> Float:

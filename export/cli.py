@@ -9,6 +9,7 @@ import click
 from export.bundle_command import bundle_command
 from export.engines_command import engines_command
 from export.precision_command import precision_command
+from export.sign_command import sign_command
 from export.verify_command import verify_command
 from sdk.errors import EdgePurifyError
 
@@ -42,6 +43,7 @@ main.add_command(engines_command)
 main.add_command(bundle_command)
 main.add_command(precision_command)
 main.add_command(verify_command)
+main.add_command(sign_command)
 
 
 if __name__ == "__main__":

@@ -182,6 +182,7 @@ class _Run:
             precision=precision,
             capabilities=self.host.capabilities,
             gpu=self.host.gpu,
+            board=self.host.board,
             options=self.options.fields(),
         )
 

@@ -6,9 +6,7 @@ A drop is judged by its one-sided 95 % upper bound, so that too few images can't
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +14,6 @@ import numpy.typing as npt
 from sdk.backends.base import Backend, Float
 from sdk.bundle import Bundle, Precision
 from sdk.draw import Draw, Drawer
-from sdk.errors import EdgePurifyError
 
 MOST_POINTS: dict[str, float] = {"fp16": 1.5, "int8": 2.5}
 Z95 = 1.645  # of the standard normal, one-sided 95 %
@@ -122,49 +119,6 @@ def upper_bound(drops: npt.NDArray[np.float64]) -> float:
     mean = float(drops.sum()) / count
     variance = (float(np.square(drops).sum()) + 1) / count - mean**2
     return mean + Z95 * math.sqrt(variance / count)
-
-
-def read_attacked(path: Path, height: int, width: int, n_classes: int) -> list[Labelled]:
-    """Attacked images, one set for each attack, as ``edge-train evaluate --record`` writes them.
-
-    They were made against the FP32 twin, so on a lower precision they measure transfer, no white-box attack.
-    An ``.npz`` file with the arrays ``NAME.images``, uint8 (N, 3, H, W), and ``NAME.labels``, integers (N,).
-
-    Raises:
-        EdgePurifyError: it can't be read, or its images don't fit.
-    """
-    mend = "give a file that 'edge-train evaluate --record' wrote for this defence"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EdgePurifyError(f"--attacked {path}: can't be read: {error}; {mend}") from None
-    names = [name.removesuffix(".images") for name in arrays if name.endswith(".images")]
-    if not names:
-        raise EdgePurifyError(f"--attacked {path}: expected arrays NAME.images, got {sorted(arrays)}; {mend}")
-    return [_attacked(path, name, arrays, (3, height, width), n_classes, mend) for name in names]
-
-
-def _attacked(
-    path: Path,
-    name: str,
-    arrays: dict[str, npt.NDArray[np.generic]],
-    shape: tuple[int, ...],
-    n_classes: int,
-    mend: str,
-) -> Labelled:
-    images, labels = arrays[f"{name}.images"], arrays.get(f"{name}.labels", np.zeros(0))
-    if images.dtype != np.uint8 or images.shape[1:] != shape or labels.shape != (len(images),):
-        raise EdgePurifyError(
-            f"--attacked {path}: {name}: expected uint8 images {['N', *shape]} with N labels, "
-            f"got {images.dtype} {list(images.shape)} with labels {list(labels.shape)}; {mend}"
-        )
-    classes = labels.astype(np.int64)
-    if len(classes) and not (classes.min() >= 0 and classes.max() < n_classes):
-        raise EdgePurifyError(
-            f"--attacked {path}: {name}: expected labels below {n_classes}, got others; {mend}"
-        )
-    return Labelled(name, np.divide(images, 255, dtype=np.float32), classes)
 
 
 def _right(backend: Backend, labelled: Labelled, draws: tuple[Draw, ...]) -> Right:

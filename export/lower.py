@@ -16,18 +16,18 @@ from export.calibration import (
     N_ACCURACY,
     Feeds,
     Pictures,
+    attacked_images,
     engine_feeds,
     from_dataset,
     purified_images,
     self_made,
 )
 from export.card import with_precisions
-from export.gate_accuracy import read_attacked
 from export.staging import staged
 from export.verify import N_IMAGES, CompareFp32, OnStep, Verification, verify
 from sdk.backends import open_backend
 from sdk.bundle import Bundle, Engine, File, Manifest, Precision, sha256_of, write_manifest
-from sdk.errors import EdgePurifyError
+from sdk.errors import EdgePurifyError, UsageError
 
 Origins = dict[Precision, dict[str, Any]]  #: by precision, what its engines were made by
 
@@ -40,8 +40,8 @@ class Lowering:
         precisions: "fp16" and "int8", or one of them, or none.
         data: folder of the data set; None calibrates on self-made pictures and leaves accuracy unmeasured.
         dataset: its name; None takes the one that the bundle was trained on.
-        attacked: attacked images as ``edge-train evaluate --record`` writes them, for the robust accuracy's
-            gate.
+        attacked: a record of ``edge-train evaluate --record`` on images of ``data``, for the robust
+            accuracy's gate.
         n_accuracy: at most so many test images.
     """
 
@@ -63,8 +63,11 @@ class Lowering:
             pictures = from_dataset(bundle, self.data, self.dataset, n_accuracy=self.n_accuracy)
         if self.attacked is None:
             return pictures
-        image = bundle.manifest.image
-        attacked = read_attacked(self.attacked, image.height, image.width, len(bundle.labels))
+        if self.data is None:
+            raise UsageError(
+                "--attacked: needs --data, the folder of the data set whose images were attacked"
+            )
+        attacked = attacked_images(bundle, self.attacked, self.data, self.dataset)
         return Pictures(pictures.says, pictures.calibration, (*pictures.labelled, *attacked))
 
 

@@ -67,7 +67,7 @@ def data_options(command: Command) -> Command:
             click.option(
                 "--attacked",
                 type=click.Path(path_type=Path),
-                help="Attacked images of 'edge-train evaluate --record': measure the robust accuracy too.",
+                help="File of 'edge-train evaluate --record' on --data: measure the robust accuracy too.",
             ),
         )
     ):

@@ -30,17 +30,22 @@ def precision_command(
 ) -> None:
     """Add FP16 or INT8 engines to BUNDLE, made from its FP32 engines and held to them.
 
-    All of them are added, verified, or BUNDLE stays as it was.
+    All of them are added, verified, or BUNDLE stays as it was.  A signature of BUNDLE is removed.
     """
     require("precision", *options.TOOLS)
     from export.gate_report import check_report
     from export.lower import lower_bundle
     from sdk.bundle import Bundle
+    from sdk.signing import sign_again
 
     lowering = options.lowering(precision, data, dataset, accuracy_images, attacked)
     if report is not None:
         check_report(report)
-    manifest = Bundle.open(folder).manifest
+    before = Bundle.open(folder)
+    manifest, was_signed = before.manifest, before.has_signature
     with progress(lowering.steps(len(manifest.purifiers) + len(manifest.classifiers))) as on_step:
         outcome = lower_bundle(folder, lowering, n_images=images, report=report, on_step=on_step)
-    show(Bundle.open(folder), outcome, as_json)
+    after = Bundle.open(folder)
+    show(after, outcome, as_json)
+    if was_signed and not after.has_signature:
+        click.echo(f"edge-export: {sign_again(after.folder)}", err=True)

@@ -18,7 +18,7 @@ from typing import Any, get_args
 from sdk.bundle import Precision
 from sdk.engines import NAMES, EngineBackend
 from sdk.errors import BackendError, UsageError
-from sdk.machine import l4t_release
+from sdk.machine import jetson_model, l4t_release
 
 ALL: tuple[Precision, ...] = get_args(Precision)
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -92,13 +92,17 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class BuildHost:
-    """What builds on this machine: the module, its full version, and the GPU if engines are tied to it."""
+    """What builds on this machine: the module, its full version, and the GPU if engines are tied to it.
+
+    ``board`` is the Jetson that the GPU is on.
+    """
 
     module: str
     version: str
     capabilities: tuple[str, ...]
     gpu: str | None = None
     driver: str | None = None
+    board: str | None = None
 
 
 def find_target(name: str) -> Target:
@@ -151,10 +155,11 @@ def build_host(
             f"its GPU {gpu.name} has compute capability {gpu.compute_capability}, "
             f"expected {target.compute_capability}",
         )
-    model = _jetson_model(root) or gpu.name
+    board = jetson_model(root)
+    model = board or gpu.name
     if not re.search(target.model, model):
         raise _refusal(target, f"it is a {model}")
-    return BuildHost(module, version, (gpu.compute_capability,), gpu.name, f"CUDA {gpu.cuda_version}")
+    return BuildHost(module, version, (gpu.compute_capability,), gpu.name, f"CUDA {gpu.cuda_version}", board)
 
 
 def _find_gpu(target: Target, open_driver: Callable[[], Any] | None) -> Any:
@@ -176,21 +181,6 @@ def _check_l4t(target: Target, root: Path) -> None:
         raise _refusal(target, f"it isn't a Jetson (no /etc/nv_tegra_release; expected {expected})")
     if int(release.split(".")[0]) not in target.l4t:
         raise _refusal(target, f"its Jetson Linux is R{release}, expected {expected}")
-
-
-def _jetson_model(root: Path) -> str | None:
-    """The module's name: all of Orin's GPUs call themselves 'Orin'.
-
-    From the device tree or, in a container, which doesn't see that, from where ``ci/in-docker.sh`` puts it.
-    """
-    for place in ("proc/device-tree/model", "etc/jetson-model"):
-        try:
-            text = (root / place).read_text(encoding="utf-8")
-        except OSError:
-            continue
-        if "Jetson" in text:
-            return text.strip("\0\n")
-    return None
 
 
 def _refusal(target: Target, why: str) -> BackendError:

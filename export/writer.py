@@ -73,10 +73,11 @@ def write_bundle(
         on_step: called with the name of each step as it begins.
 
     Raises:
-        UsageError: ``out`` can't take a bundle, or ``foreign`` doesn't fit the purifiers.
+        UsageError: ``out`` can't take a bundle, ``foreign`` doesn't fit the purifiers, or there are none.
         ExportError: the model can't be exported, or the folder can't be written.
         GateError: an engine is off its twin, or the bundle is too large.
     """
+    _check_purifies(loaded)
     out = out.resolve()
     _check_target(out, force)
     try:
@@ -248,6 +249,16 @@ def _check_size(folder: Path) -> None:
         raise GateError(
             f"the bundle would take {size / 1e6:.1f} MB, expected at most {LIMIT_BYTES / 1e6:.0f} MB; "
             "train a narrower classifier (model.classifier.widths) or fewer of them"
+        )
+
+
+def _check_purifies(loaded: Loaded) -> None:
+    """What a ``Purifier`` gives out as purified must have been through a purifier."""
+    if loaded.family == "none":
+        raise UsageError(
+            f"checkpoint of {loaded.config['name']}: expected model.family ren or maep, got none: a bundle "
+            "purifies, and this is a classifier alone; compare with it by "
+            "'edge-train evaluate TARGET --against CHECKPOINT'"
         )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sdk.draw import Draw
     from sdk.purifier import Purifier
     from sdk.result import Result, Timings, Undefended
+    from sdk.roi import Roi
 
     __version__: str
 
@@ -42,6 +43,7 @@ __all__ = [
     "GateError",
     "Purifier",
     "Result",
+    "Roi",
     "SinkError",
     "SourceError",
     "Timings",
@@ -55,6 +57,7 @@ _HOMES = {
     "Draw": "sdk.draw",
     "Purifier": "sdk.purifier",
     "Result": "sdk.result",
+    "Roi": "sdk.roi",
     "Timings": "sdk.result",
     "Undefended": "sdk.result",
 }

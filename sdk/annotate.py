@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from sdk.result import Result
+    from sdk.roi import Roi
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3) BGR
 Color = tuple[int, int, int]
@@ -26,12 +27,13 @@ _GREEN, _AMBER, _RED = (110, 200, 90), (60, 180, 245), (80, 80, 235)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def annotate(image: Picture, result: Result) -> Picture:
+def annotate(image: Picture, result: Result, roi: Roi | None = None) -> Picture:
     """Draw a result beside its frame.
 
     Args:
         image: the frame, ``(H, W, 3)`` uint8 BGR; not changed.
         result: what the purifier made of it.
+        roi: the part of it that the purifier saw, which gets a frame; None is all of it.
 
     Returns:
         A new picture with even sides, at least 640 pixels wide; frames of one size give pictures of one size.
@@ -44,6 +46,8 @@ def annotate(image: Picture, result: Result) -> Picture:
     canvas = np.full((height + bar_height, canvas_width, 3), _BAR, np.uint8)
     left = (canvas_width - width) // 2
     canvas[:height, left : left + width] = picture
+    if roi is not None:
+        _draw_roi(canvas[:height, left : left + width], roi, width / image.shape[1], unit)
     if (purified := result.purified) is not None:
         _draw_inset(canvas[:height], purified, unit)
     _draw_bar(canvas[height:], result, unit)
@@ -73,6 +77,15 @@ def _scaled(image: Picture) -> Picture:
         return image
     interpolation = cv2.INTER_AREA if shrink < 1 else cv2.INTER_NEAREST
     return cv2.resize(image, size, interpolation=interpolation)  # type: ignore[no-any-return]
+
+
+def _draw_roi(area: Picture, roi: Roi, scale: float, unit: float) -> None:
+    """A line along the region's border, light on dark so that it shows on anything."""
+    corner = (round(roi.x * scale), round(roi.y * scale))
+    opposite = (round((roi.x + roi.width) * scale) - 1, round((roi.y + roi.height) * scale) - 1)
+    thickness = max(1, round(2 * unit))
+    cv2.rectangle(area, corner, opposite, _BAR, thickness + 2)
+    cv2.rectangle(area, corner, opposite, _AMBER, thickness)
 
 
 def _draw_inset(area: Picture, purified: Picture, unit: float) -> None:
@@ -145,10 +158,11 @@ def _draw_score(bar: Picture, score: float, unit: float) -> None:
 def _details(result: Result) -> tuple[str, str]:
     draw = result.draw
     votes = f"  +{len(result.draws) - 1} more" if len(result.draws) > 1 else ""
+    suspicion = "" if result.suspicion is None else f"suspicion {100 * result.suspicion:.0f}%  "
     seeded = "  seeded" if result.seeded else ""
     return (
         f"{draw.purifier_id} x {draw.classifier_id}{votes}",
-        f"{result.timings.total_ms:.1f} ms{seeded}",
+        f"{suspicion}{result.timings.total_ms:.1f} ms{seeded}",
     )
 
 

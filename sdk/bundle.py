@@ -3,7 +3,8 @@
 A bundle holds ``bundle.json``, one ONNX file per purifier and classifier (and precision), the labels, the
 torch twin's weights, golden outputs for a self-test, and a model card.  ``Bundle.open`` decodes and
 validates ``bundle.json``, keeps every path inside the folder, and checks each listed file's sha256 before
-anything is loaded.  ``write_manifest`` is the other direction, used by ``export``.
+anything is loaded.  ``write_manifest`` is the other direction, used by ``export``.  Who vouches for a bundle
+is ``sdk.signing``'s matter.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -20,6 +21,7 @@ from sdk.errors import BundleError
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
+SIGNATURE = "bundle.json.sig"
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -93,7 +95,7 @@ class Twin(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """``bundle.json`` as it is on disk."""
+    """``bundle.json`` as it is on disk; ``robustness`` is the record that ``edge-train evaluate --gate`` holds."""
 
     schema: int
     name: str
@@ -105,6 +107,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     golden: File
     twin: Twin | None = None
     card: File | None = None
+    robustness: File | None = None
     measured: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, Any] = {}
 
@@ -121,6 +124,13 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
                     f"classifier {engine.id!r}: expected no random inputs, a classifier takes none"
                 )
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that every engine has, the most exact first."""
+        engines = (*self.purifiers, *self.classifiers)
+        known: tuple[Precision, ...] = get_args(Precision)
+        return tuple(precision for precision in known if all(precision in engine.onnx for engine in engines))
+
     def files(self) -> Iterator[File]:
         """Every file the manifest names."""
         yield self.labels
@@ -129,6 +139,8 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             yield self.twin.weights
         if self.card is not None:
             yield self.card
+        if self.robustness is not None:
+            yield self.robustness
         for engine in (*self.purifiers, *self.classifiers):
             yield from engine.onnx.values()
 
@@ -141,29 +153,55 @@ class Bundle:
         manifest: the decoded ``bundle.json``.
         labels: the class names, in logit order.
         digest: sha256 of ``bundle.json``; it names the bundle in caches, since it covers every file's hash.
+        signed_by: the fingerprint of the key whose signature was required and is there; None if none was.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, labels: tuple[str, ...], digest: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        labels: tuple[str, ...],
+        digest: str,
+        signed_by: str | None = None,
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.labels = labels
         self.digest = digest
+        self.signed_by = signed_by
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Bundle:
+    def open(
+        cls, folder: str | os.PathLike[str], *, public_key: str | os.PathLike[str] | None = None
+    ) -> Bundle:
         """Read and verify the bundle in ``folder``.
 
+        Args:
+            folder: where it lies.
+            public_key: PEM file of the Ed25519 key that must have signed it; None asks for no signature.
+
         Raises:
-            BundleError: no bundle there, unknown schema, bad field, path outside the folder, missing or
-                changed file.
+            UsageError: ``public_key`` is no such file.
+            BundleError: no bundle there, unsigned or signed by another key, unknown schema, bad field, path
+                outside the folder, missing or changed file.
         """
         root = Path(folder).absolute()
         raw = _read_manifest(root)
+        signed_by = None
+        if public_key is not None:  # before anything that an attacker may have written is decoded
+            from sdk.signing import verify
+
+            signed_by = verify(root, raw, public_key)
         manifest = _decode(raw, root / MANIFEST)
         for file in manifest.files():
             _verify(root, file)
         labels = _read_labels(root / manifest.labels.file)
-        return cls(root, manifest, labels, hashlib.sha256(raw).hexdigest())
+        return cls(root, manifest, labels, hashlib.sha256(raw).hexdigest(), signed_by)
+
+    @property
+    def has_signature(self) -> bool:
+        """Whether a signature lies in the folder; only ``open`` with a key says whether it is right."""
+        return (self.folder / SIGNATURE).exists()
 
     def path(self, file: File) -> Path:
         """Where a file of the manifest lies on disk."""
@@ -177,11 +215,12 @@ def default_bundle() -> Path:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``bundle.json`` atomically, as indented JSON."""
+    """Write ``bundle.json`` atomically, as indented JSON; a signature of the one before is removed first."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     part = folder / (MANIFEST + ".part")
     try:
         part.write_bytes(text + b"\n")
+        (folder / SIGNATURE).unlink(missing_ok=True)
         part.replace(folder / MANIFEST)
     finally:
         part.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import msgspec
 from sdk.cpus import available_cpus, cgroup_quota
 from sdk.engines import EngineBackend, Host
 from sdk.errors import BackendError, EdgePurifyError
-from sdk.machine import cuda_toolkit, gpu_nodes, kernel_driver, l4t_release
+from sdk.machine import cuda_toolkit, gpu_nodes, jetson_model, kernel_driver, l4t_release
 
 OPENCV_WHEELS = (
     "opencv-python",
@@ -76,6 +76,16 @@ def libraries() -> Iterator[Finding]:
     yield from _opencv()
 
 
+def openvino() -> Finding:
+    """The second runtime for CPUs, which nothing needs."""
+    try:
+        version = import_module("sdk.backends.openvino").VERSION
+    except BackendError as error:
+        found = failure("openvino", error, "install it again")
+        return msgspec.structs.replace(found, status="note")
+    return Finding("openvino", "ok", version)
+
+
 def gpu() -> tuple[list[Finding], tuple[Host, ...]]:
     """The GPU, CUDA and both TensorRTs; and what each TensorRT that can run here looks engines up by."""
     if not gpu_nodes():
@@ -103,7 +113,7 @@ def gpu() -> tuple[list[Finding], tuple[Host, ...]]:
         finding, version = _tensorrt(backend)
         findings.append(finding)
         if version:
-            hosts.append(Host(backend, version, name, capability))
+            hosts.append(Host(backend, version, name, capability, jetson_model()))
     return findings, tuple(hosts)
 
 

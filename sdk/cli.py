@@ -20,6 +20,7 @@ import click
 from sdk.errors import EdgePurifyError, UsageError
 
 if TYPE_CHECKING:
+    from sdk.preview import Address
     from sdk.purifier import Purifier
     from sdk.result import Result
     from sdk.sinks import Sink
@@ -30,7 +31,9 @@ STOPPED = 130
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit; a user's mistake is one line on stderr."""
-    logging.getLogger("sdk").handlers = [_Notices()]
+    log = logging.getLogger("sdk")
+    log.handlers = [_Notices()]
+    log.setLevel(logging.INFO)
     try:
         code = cli.main(arguments, prog_name="edge-purify", standalone_mode=False)
     except click.Abort:
@@ -51,28 +54,47 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code or 0)
 
 
+_signature_option = click.option(
+    "--require-signature",
+    metavar="KEY",
+    help="Refuse a bundle that this Ed25519 public key (PEM) has not signed.",
+)
+
+
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--source", metavar="SPEC", help="Video, picture, folder, 'glob', rtsp:// or http:// URL, csi://0."
 )
 @click.option("--camera", metavar="N", type=click.IntRange(min=0), help="Camera number.")
 @click.option("--bundle", metavar="DIR", help="Bundle folder.  [default: the one in the package]")
+@_signature_option
 @click.option(
-    "--backend", type=click.Choice(["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]), default="auto",
-    show_default=True, help="What runs the engines.",
+    "--backend", default="auto", show_default=True, help="What runs the engines.",
+    type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto",
     show_default=True, help="Which of the bundle's engines.",
 )  # fmt: skip
 @click.option(
+    "--provider", type=click.Choice(["cpu", "cuda", "tensorrt"]), default="cpu",
+    show_default=True, help="What --backend onnxruntime runs on.",
+)  # fmt: skip
+@click.option(
     "--votes", metavar="N", type=click.IntRange(min=1), default=1, show_default=True,
     help="Draws per frame, averaged.",
 )  # fmt: skip
+@click.option("--suspicion", is_flag=True, help="Say how far raw and purified decisions disagree.")
+@click.option("--roi", metavar="X,Y,W,H", help="Purify this part of every frame, in pixels, and no other.")
 @click.option("--max-frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--save", metavar="PATH", help="Annotated video (.mp4 .avi .mkv), or a folder for PNGs.")
 @click.option("--json", metavar="PATH", help="One JSON object a frame; - is standard output.")
 @click.option("--show", is_flag=True, help="Show the frames in a window; q ends.")
+@click.option(
+    "--serve", metavar="[HOST:]PORT",
+    help="Web page and metrics, seen from this machine alone.  0.0.0.0:PORT SHOWS THE CAMERA TO THE NETWORK: "
+    "to whoever has the token in the address that is printed, unencrypted.",
+)  # fmt: skip
 @click.option("--seed", metavar="N", type=int, help="Predictable draws: for tests, they protect nothing.")
 @click.option(
     "--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
@@ -103,13 +125,14 @@ def cli(context: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("bundle")
+@_signature_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def inspect(bundle: str, as_json: bool) -> None:
+def inspect(bundle: str, require_signature: str | None, as_json: bool) -> None:
     """Show what BUNDLE holds and what was measured, after verifying every file's hash."""
     from sdk import console
     from sdk.bundle import Bundle
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, public_key=require_signature)
     if as_json:
         click.echo(console.bundle_json(opened))
     else:
@@ -119,27 +142,51 @@ def inspect(bundle: str, as_json: bool) -> None:
 @cli.command()
 @click.option("--bundle", metavar="DIR", help="Bundle folder.  [default: the one in the package]")
 @click.option(
-    "--frames",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=300,
-    show_default=True,
-    help="Frames to time.",
-)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+    "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto",
+    show_default=True, help="Which of the bundle's engines.",
+)  # fmt: skip
+@click.option(
+    "--frames", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True,
+    help="Frames that the stages are timed on; other sections take a share.",
+)  # fmt: skip
 @click.option(
     "--votes", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per frame."
 )
-@click.option("--gate", is_flag=True, help="Exit with 3 if the overhead is over its bound.")
-def benchmark(bundle: str | None, frames: int, votes: int, as_json: bool, gate: bool) -> None:
-    """Time every stage of a frame against the bare engines and resize."""
+@click.option("--size", metavar="WxH", default="1280x720", show_default=True, help="Size of the frames.")
+@click.option("--soak", metavar="N", type=click.IntRange(min=1), help="Also run N frames: memory, drift.")
+@click.option(
+    "--only", metavar="SECTION", multiple=True,
+    help="stages, preprocess, votes, banks, memory, loop, start or eager; may be repeated.  [default: all]",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--gate", is_flag=True, help="Exit with 3 if a figure misses its bound.")
+@_signature_option
+def benchmark(
+    bundle: str | None,
+    require_signature: str | None,
+    size: str,
+    only: tuple[str, ...],
+    soak: int | None,
+    as_json: bool,
+    gate: bool,
+    **how: Any,
+) -> None:
+    """Measure what the runtime costs beyond the bare engines, and hold that to its bounds.
+
+    Both sides of every comparison take turns in one run.  Takes about a minute on two idle CPUs.
+    """
     from rich.console import Console
 
     from sdk import benchmark as bench
+    from sdk.bundle import Bundle, default_bundle
     from sdk.console import Progress
 
-    with Progress("benchmark", frames) as progress:
-        report = bench.run(bundle, frames=frames, votes=votes, on_frame=progress.advance)
+    opened = Bundle.open(bundle or default_bundle(), public_key=require_signature)
+    frame_size = bench.parse_size(size)
+    with Progress("benchmark", bench.steps(only, soak)) as progress:
+        report = bench.run(
+            opened, frame_size=frame_size, only=only, soak=soak, on_step=progress.advance, **how
+        )
     if as_json:
         click.echo(bench.as_json(report))
     else:
@@ -153,15 +200,16 @@ def benchmark(bundle: str | None, frames: int, votes: int, as_json: bool, gate: 
 @click.option(
     "--selftest", is_flag=True, help="Replay the bundle's golden outputs through all that runs here."
 )
+@_signature_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def doctor(bundle: str | None, selftest: bool, as_json: bool) -> None:
+def doctor(bundle: str | None, selftest: bool, require_signature: str | None, as_json: bool) -> None:
     """Show what this machine has, what of a bundle runs on it, and how to mend what doesn't.
 
     Ends with 1 if something that is needed failed.
     """
     from sdk import doctor as doctors
 
-    report = doctors.examine(bundle, selftest=selftest)
+    report = doctors.examine(bundle, selftest=selftest, require_signature=require_signature)
     if as_json:
         click.echo(doctors.as_json(report))
     else:
@@ -178,6 +226,8 @@ def _loop(
     save: str | None,
     json: str | None,
     show: bool,
+    serve: str | None,
+    roi: str | None,
     seed: int | None,
     verbose: bool,
     **how: Any,
@@ -192,17 +242,21 @@ def _loop(
     from sdk import console
     from sdk.loop import run
     from sdk.meter import Meter
+    from sdk.preview import Address
     from sdk.purifier import Purifier
+    from sdk.roi import Roi
     from sdk.sources import open_source
 
+    region = None if roi is None else Roi.parse(roi)
+    address = None if serve is None else Address.parse(serve)
     _stop_on_sigterm()
     meter = Meter()
     with ExitStack() as stack:
-        shown = show or save is not None
+        shown = show or save is not None or address is not None
         purifier = stack.enter_context(Purifier.load(seed=seed, keep_purified=shown, **how))
-        frames = stack.enter_context(open_source(spec))
+        frames = stack.enter_context(open_source(spec, roi=region))
         total = min((count for count in (frames.total, max_frames) if count is not None), default=None)
-        sinks = _sinks(purifier, frames, save=save, json=json, show=show)
+        sinks = _sinks(purifier, frames, save=save, json=json, show=show, address=address)
         progress = stack.enter_context(console.Progress(frames.name, total, hidden=verbose or json == "-"))
 
         def on_result(frame: Frame, result: Result) -> None:
@@ -237,8 +291,15 @@ def _require_other_files(spec: str | int, *outputs: str | None) -> None:
 
 
 def _sinks(
-    purifier: Purifier, source: Source, *, save: str | None, json: str | None, show: bool
+    purifier: Purifier,
+    source: Source,
+    *,
+    save: str | None,
+    json: str | None,
+    show: bool,
+    address: Address | None,
 ) -> list[Sink]:
+    from sdk.preview import Preview
     from sdk.sinks import JsonLines, Window, open_save
 
     sinks: list[Sink] = []
@@ -248,7 +309,13 @@ def _sinks(
         sinks.append(JsonLines(json, purifier.bundle.labels))
     if show:
         sinks.append(Window())
+    if address is not None:
+        sinks.append(Preview(address, purifier.bundle, on_open=_say_where))
     return sinks
+
+
+def _say_where(url: str) -> None:
+    click.echo(f"edge-purify: preview at {url}", err=True)
 
 
 def _stop_on_sigterm() -> None:
@@ -267,7 +334,7 @@ def _report(message: str, code: int) -> int:
 
 
 class _Notices(logging.Handler):
-    """The SDK's own notices (a stream that is lost, frames that can't be read), one line each on stderr."""
+    """The SDK's own notices (what runs the engines, a stream that is lost), one line each on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(f"edge-purify: {record.getMessage()}", err=True)

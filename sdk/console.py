@@ -96,6 +96,7 @@ def show_bundle(bundle: Bundle) -> None:
         "bundle": f"{manifest.name} ({manifest.family}), {bundle.folder}",
         "verified": f"{n_files} files, {_size(_size_bytes(bundle))}, all hashes match",
         "sha256": bundle.digest,
+        "signature": _signature(bundle),
         "image": f"{manifest.image.height} x {manifest.image.width}",
         "labels": f"{len(bundle.labels)}: {_few(bundle.labels)}",
         "sub-models": f"{n_purifiers * n_classifiers}: {n_purifiers} purifiers × {n_classifiers} classifiers",
@@ -117,6 +118,7 @@ def bundle_json(bundle: Bundle) -> str:
     found = {
         "folder": str(bundle.folder),
         "sha256": bundle.digest,
+        "signed_by": bundle.signed_by,
         "size_bytes": _size_bytes(bundle),
         "labels": bundle.labels,
         "manifest": bundle.manifest,
@@ -147,6 +149,12 @@ def _engines(bundle: Bundle) -> Table:
 
 def _random_inputs(engine: Engine) -> str:
     return ", ".join(f"{item.name}: {item.take} of {item.size}" for item in engine.random_inputs) or "none"
+
+
+def _signature(bundle: Bundle) -> str:
+    if bundle.signed_by is not None:
+        return f"valid, by the key {bundle.signed_by}"
+    return "there is one; --require-signature KEY checks it" if bundle.has_signature else "none"
 
 
 def _size_bytes(bundle: Bundle) -> int:

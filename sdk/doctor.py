@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from sdk import checkup
 from sdk.backends import open_backend
+from sdk.backends.base import OnnxBackend
 from sdk.bundle import Bundle, Precision, default_bundle
 from sdk.checkup import Finding, failure
 from sdk.engines import NAMES, EngineBackend, Host, build_command, find_engine
@@ -40,17 +41,27 @@ class Report(msgspec.Struct, frozen=True):
         return all(finding.status != "failed" for finding in self.findings)
 
 
-def examine(bundle: str | os.PathLike[str] | None = None, *, selftest: bool = False) -> Report:
+def examine(
+    bundle: str | os.PathLike[str] | None = None,
+    *,
+    selftest: bool = False,
+    require_signature: str | os.PathLike[str] | None = None,
+) -> Report:
     """Look at the machine, its libraries, and a bundle, by default the one in the package.
 
-    Nothing raises: what can't be had is a finding.  ``selftest`` runs engines; without it nothing is run.
+    What can't be had is a finding, not an error.  ``selftest`` runs engines; without it nothing is run.
+    ``require_signature`` is the PEM file of the public key that must have signed the bundle.
+
+    Raises:
+        UsageError: ``require_signature`` is no such file.
     """
     folder = default_bundle() if bundle is None else bundle
     on_gpu, hosts = checkup.gpu()
-    findings = [*checkup.machine(), *checkup.libraries(), *on_gpu]
+    findings = [*checkup.machine(), *checkup.libraries(), checkup.openvino(), *on_gpu]
     try:
-        opened = Bundle.open(folder)
-        verified = f"{opened.manifest.name}, {opened.folder}, every file as it was written"
+        opened = Bundle.open(folder, public_key=require_signature)
+        signed = f", signed by the key {opened.signed_by[:16]}…" if opened.signed_by else ""
+        verified = f"{opened.manifest.name}, {opened.folder}, every file as it was written{signed}"
         findings.append(Finding("bundle", "ok", verified))
         findings += _of_bundle(opened, hosts, findings, selftest)
     except BundleError as error:
@@ -86,17 +97,21 @@ def _of_bundle(
 ) -> Iterator[Finding]:
     """What of the bundle runs here and, on request, whether it runs rightly."""
     runnable: list[Runnable] = []
-    if any(finding.name == "onnxruntime" and finding.status == "ok" for finding in found):
-        precisions = ", ".join(_precisions(bundle))
-        yield Finding("engines onnxruntime", "ok", f"{precisions} run here")
-        runnable += [("onnxruntime", precision) for precision in _precisions(bundle)]
+    precisions = bundle.manifest.precisions
+    for name in get_args(OnnxBackend):
+        if not any(finding.name == name and finding.status == "ok" for finding in found):
+            continue
+        yield Finding(f"engines {name}", "ok", f"{', '.join(precisions)} run here")
+        runnable += [(name, precision) for precision in precisions]
+        if len(precisions) > 1:
+            yield _best_precision(bundle, name, selftest)
     for backend in get_args(EngineBackend):
         if backend not in {host.backend for host in hosts}:
             everything = build_command(bundle, backend, "fp32").removesuffix(" --precision fp32")
             where = f"where there is a GPU with {NAMES[backend]}: {everything}"
             yield Finding(f"engines {backend}", "note", "none run here", where)
     for host in hosts:
-        for precision in _precisions(bundle):
+        for precision in precisions:
             finding = _built(bundle, host, precision)
             yield finding
             runnable += [(host.backend, precision)] if finding.status == "ok" else []
@@ -104,11 +119,21 @@ def _of_bundle(
         yield from (_self_test(bundle, backend, precision) for backend, precision in runnable)
 
 
-def _precisions(bundle: Bundle) -> list[Precision]:
-    """Those that every engine of the bundle has."""
-    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
-    known: tuple[Precision, ...] = get_args(Precision)
-    return [precision for precision in known if all(precision in engine.onnx for engine in engines)]
+def _best_precision(bundle: Bundle, backend: OnnxBackend, selftest: bool) -> Finding:
+    """What ``precision="auto"`` takes in ``backend``, and why; measured only if engines may be run."""
+    from sdk.backends.trial import MARGIN, remembered, trial
+
+    name = f"precision auto {backend}"
+    try:
+        found = trial(bundle, backend) if selftest else remembered(bundle, backend)
+        if found is None:
+            measure = "edge-purify doctor --selftest, or the first run with it, measures it"
+            return Finding(name, "note", "not measured on this machine yet", measure)
+        chosen = found.chosen
+    except (BackendError, BundleError) as error:
+        return failure(name, error, "choose a --precision")
+    rule = f"the most exact that is right, unless another saves {MARGIN:.0%}"
+    return Finding(name, "ok", f"{chosen}, {rule}: a frame's engines take {found}")
 
 
 def _built(bundle: Bundle, host: Host, precision: Precision) -> Finding:
@@ -120,6 +145,13 @@ def _built(bundle: Bundle, host: Host, precision: Precision) -> Finding:
         what, _, mend = str(error).rpartition("; build it: ")
         return Finding(name, "note", what or str(error), mend if what else None)
     return Finding(name, "ok", f"{len(engines)} built, in {', '.join(map(str, sorted(folders)))}")
+
+
+_REMEDIES = {
+    "onnxruntime": "export the bundle anew",
+    "openvino": "use --backend onnxruntime",
+    **dict.fromkeys(get_args(EngineBackend), "build the engines again"),
+}
 
 
 def _self_test(bundle: Bundle, backend: str, precision: Precision) -> Finding:
@@ -134,8 +166,8 @@ def _self_test(bundle: Bundle, backend: str, precision: Precision) -> Finding:
         return failure(name, error, f"don't use {precision} here")
     complaints = [found.complaint for found in deviations if found.complaint]
     if complaints:
-        rebuild = "build the engines again" if backend.startswith("tensorrt") else "export the bundle anew"
-        return Finding(name, "failed", "; ".join(complaints), f"don't use {precision} here; {rebuild}")
+        mend = f"don't use {precision} here; {_REMEDIES[backend]}"
+        return Finding(name, "failed", "; ".join(complaints), mend)
     worst = max(deviations, key=lambda found: found.max_abs)
     n_draws = len(golden.image)
     return Finding(name, "ok", f"{n_draws} golden draws, at most {worst.max_abs:.1e} off ({worst.engine})")

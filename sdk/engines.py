@@ -6,17 +6,16 @@ sha256.  The builder writes by these rules and the runtime looks up by them.
 
 A plan is code to whoever loads it.  So the cache must belong to the user alone, and ``BuiltEngine.read``
 checks the plan's sha256 before anyone sees its bytes.  Engines inside a bundle are trusted as far as its
-folder is: ``bundle.json`` doesn't list them, and its signature doesn't cover them.
+folder is: ``bundle.json`` doesn't list them, and its signature doesn't cover them; so where a signature is
+required, they are left alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Literal
 import msgspec
 
 from sdk.bundle import Bundle, Engine, Precision
+from sdk.cache import cache_root, check_private, make_private
 from sdk.errors import BackendError
 
 SCHEMA = 1
@@ -37,7 +37,8 @@ class Fingerprint(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Everything that an engine's bytes depend on; two engines of one fingerprint are interchangeable.
 
     ``capabilities`` are the compute capabilities it runs on: "8.7", or "8.0+" for 8.0 and later.  ``gpu`` is
-    the GPU's model; TensorRT ties an engine to it, TensorRT-RTX doesn't and leaves it None.
+    the GPU's model; TensorRT ties an engine to it, TensorRT-RTX doesn't and leaves it None.  ``board`` is the
+    Jetson that it is on, where that could be told: an AGX's GPU and a Nano's share one name.
     """
 
     backend: EngineBackend
@@ -46,6 +47,7 @@ class Fingerprint(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     precision: Precision
     capabilities: tuple[str, ...]
     gpu: str | None = None
+    board: str | None = None
     options: dict[str, int | str] = {}
 
     def __post_init__(self) -> None:
@@ -79,13 +81,15 @@ class Sidecar(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Host:
     """What is about to load engines: the backend, its full version, and the GPU.
 
-    ``compute_capability`` is like "8.7".
+    ``compute_capability`` is like "8.7"; ``board`` is None on other machines than Jetsons, and in containers
+    that don't say.
     """
 
     backend: EngineBackend
     version: str
     gpu: str
     compute_capability: str
+    board: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,8 @@ class BuiltEngine:
 def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host) -> BuiltEngine:
     """The engine that ``host`` may load: built from this very ONNX file, for this version and GPU.
 
-    The bundle's own folder is searched before the cache; among several, the last built or reused is taken,
-    whatever its options.
+    The bundle's own folder is searched before the cache, unless the bundle had to be signed; among several,
+    the last built or reused is taken, whatever its options.
 
     Raises:
         BackendError: there is none; the message says what differs in the nearest, and how to build it. Or
@@ -131,7 +135,7 @@ def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host
     sha256 = engine.onnx[precision].sha256
     found = [
         built
-        for folder in (bundle_folder(bundle), cache_folder(bundle))
+        for folder in _trusted_folders(bundle)
         for built in _newest_first(built_engines(folder, engine.id, precision))
     ]
     differing = [(_differences(built.sidecar.fingerprint, sha256, host), built) for built in found]
@@ -153,8 +157,8 @@ def built_engines(folder: Path, engine_id: str, precision: Precision) -> Iterato
     Raises:
         BackendError: ``folder`` is in the cache, and others than the user may write there.
     """
-    if folder.is_relative_to(_cache_root()):
-        check_private(_cache_root())
+    if folder.is_relative_to(cache_root()):
+        check_private(cache_root())
     for path in folder.glob(f"{_stem(engine_id, precision)}.*.json"):
         try:
             sidecar = msgspec.json.decode(path.read_bytes(), type=Sidecar)
@@ -176,7 +180,7 @@ def bundle_folder(bundle: Bundle) -> Path:
 
 def cache_folder(bundle: Bundle) -> Path:
     """Where a bundle's engines lie in the user's cache; bundles of one name share it."""
-    return _cache_root() / FOLDER / _slug(bundle.manifest.name)
+    return cache_root() / FOLDER / _slug(bundle.manifest.name)
 
 
 def make_cache_folder(bundle: Bundle) -> Path:
@@ -186,35 +190,9 @@ def make_cache_folder(bundle: Bundle) -> Path:
         BackendError: others may write to the cache.
         OSError: it can't be created.
     """
-    root, folder = _cache_root(), cache_folder(bundle)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    for level in (root, folder.parent, folder):
-        level.mkdir(mode=0o700, exist_ok=True)
-    check_private(root)
+    folder = cache_folder(bundle)
+    make_private(folder)
     return folder
-
-
-def check_private(folder: Path) -> None:
-    """Refuse a folder that someone else owns or may write to.
-
-    Raises:
-        BackendError: the folder is there, and isn't the user's alone.
-    """
-    try:
-        found = folder.stat()
-    except FileNotFoundError:
-        return
-    if found.st_uid != os.geteuid():
-        raise BackendError(
-            f"{folder}: belongs to user {found.st_uid}, expected {os.geteuid()}: engines are code, and "
-            "another's aren't loaded; set XDG_CACHE_HOME to a folder of your own"
-        )
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise BackendError(
-            f"{folder}: others may write there (mode {stat.S_IMODE(found.st_mode):04o}): engines are code, "
-            "and these aren't loaded; delete the folder, or, if you trust what is in it: "
-            f"chmod 700 {shlex.quote(str(folder))}"
-        )
 
 
 def covers(capabilities: tuple[str, ...], compute_capability: str) -> bool:
@@ -234,6 +212,12 @@ def build_command(bundle: Bundle, backend: EngineBackend, precision: Precision) 
     return f"edge-export engines {folder} --target {target} --precision {precision}"
 
 
+def _trusted_folders(bundle: Bundle) -> tuple[Path, ...]:
+    """Where engines of ``bundle`` may be loaded from, the first choice first."""
+    inside = () if bundle.signed_by else (bundle_folder(bundle),)
+    return (*inside, cache_folder(bundle))
+
+
 def _differences(built: Fingerprint, onnx_sha256: str, host: Host) -> list[str]:
     """What bars ``host`` from loading the engine, each as 'this, not that'; empty if nothing does."""
     found = []
@@ -245,6 +229,8 @@ def _differences(built: Fingerprint, onnx_sha256: str, host: Host) -> list[str]:
         )
     if built.gpu is not None and built.gpu != host.gpu:
         found.append(f"the GPU {built.gpu}, not this host's {host.gpu}")
+    if None not in (built.board, host.board) and built.board != host.board:
+        found.append(f"the board {built.board}, not this host's {host.board}")
     if not covers(built.capabilities, host.compute_capability):
         wanted = ", ".join(built.capabilities)
         found.append(f"compute capability {wanted}, not this host's {host.compute_capability}")
@@ -259,12 +245,6 @@ def _newest_first(engines: Iterator[BuiltEngine]) -> list[BuiltEngine]:
             return 0
 
     return sorted(engines, key=changed, reverse=True)
-
-
-def _cache_root() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification says that a relative path is to be ignored
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "edge-purify"  # noqa: PTH117
 
 
 def _stem(engine_id: str, precision: str) -> str:

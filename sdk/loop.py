@@ -76,7 +76,7 @@ def run(
         shown = [sink for sink in sinks if sink.on_main_thread]
         try:
             for n_done, frame in enumerate(reader, start=1):
-                result = purifier(frame.image, frame_index=frame.index, source=frame.source)
+                result = purifier(frame.region, frame_index=frame.index, source=frame.source)
                 meter.add_result(frame, result)
                 writer.write(frame, result)
                 for sink in shown:

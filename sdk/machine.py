@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -10,6 +12,12 @@ ROOT = Path("/")
 
 # a desktop or server, the two kernel drivers of Jetson, and WSL 2
 _GPU_NODES = ("dev/nvidia0", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/dxg")
+
+# in /proc/cpuinfo, what of a processor decides on kernels and their speed: first x86's names, then ARM's
+_CPU_FIELDS = {
+    *("vendor_id", "cpu family", "model", "model name", "stepping", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features", "Model"),
+}
 
 
 def gpu_nodes(root: Path = ROOT) -> list[str]:
@@ -29,6 +37,30 @@ def l4t_release(root: Path = ROOT) -> str | None:
     text = _read(root / "etc/nv_tegra_release")
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
     return f"{found[1]}.{found[2]}" if found else None
+
+
+def jetson_model(root: Path = ROOT) -> str | None:
+    """The module's name, like "NVIDIA Jetson AGX Orin Developer Kit"; None on other machines.
+
+    All of Orin's GPUs call themselves "Orin".  From the device tree or, in a container, which doesn't see
+    that, from where ``ci/in-docker.sh`` puts it.
+    """
+    for place in ("proc/device-tree/model", "etc/jetson-model"):
+        if "Jetson" in (text := _read(root / place)):
+            return text.strip("\0\n")
+    return None
+
+
+def processor(root: Path = ROOT) -> tuple[str, str]:
+    """The processor's name, for people, and a digest of its models and instruction sets.
+
+    The name alone won't do: a virtual machine may say only "AMD EPYC", with AVX-512 or without.
+    """
+    fields = [line.partition(":") for line in _read(root / "proc/cpuinfo").splitlines()]
+    facts = sorted({(key.strip(), value.strip()) for key, _, value in fields if key.strip() in _CPU_FIELDS})
+    names = [value for key, value in facts if key in ("model name", "Model")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return name, hashlib.sha256(repr(facts or name).encode()).hexdigest()
 
 
 def cuda_toolkit(root: Path = ROOT) -> str | None:

@@ -56,12 +56,14 @@ class Preprocessor:
 def resize(frame: Frame, height: int, width: int) -> Frame:
     """The centre of ``frame`` as ``(height, width, 3)`` uint8, by the cheapest route that weighs every pixel.
 
-    * The largest centred rectangle whose sides are an integer multiple of the target's, averaged in one
-      pass, if that keeps 7/8 of the field of view: OpenCV does integer factors several times faster than
-      others.
+    * The largest centred rectangle whose sides are an even multiple of the target's, or else any integer
+      multiple, if that keeps 7/8 of the field of view: OpenCV shrinks by an integer several times faster
+      than by a fraction, and fastest of all by 2, so an even factor is taken in two passes, 2 first.
     * Else the largest centred rectangle of the target's shape, first shrunk by an integer factor to at
       least twice the target, then by what is left.
     * A frame smaller than the target is enlarged bilinearly.
+
+    Each pass rounds to whole grey levels; all passes together stay within 1 of the exact mean.
     """
     return plan_resize(frame.shape[0], frame.shape[1], height, width).apply(frame)
 
@@ -86,20 +88,20 @@ class Plan:
 def plan_resize(frame_height: int, frame_width: int, height: int, width: int) -> Plan:
     """How ``resize`` treats frames of one size."""
     crop_height, crop_width = _largest_of_shape(frame_height, frame_width, height, width)
-    factor = min(frame_height // height, frame_width // width)
+    largest = min(frame_height // height, frame_width // width)
+    kept = min(height / crop_height, width / crop_width)  # of the field of view, by a factor of 1
+    factors = [n for n in (largest // 2 * 2, largest) if n * kept >= FIELD_KEPT]
     interpolation = cv2.INTER_AREA
-    if factor == 0:
+    if largest == 0:
         sizes: tuple[tuple[int, int], ...] = ((width, height),)
         interpolation = cv2.INTER_LINEAR
-    elif factor * height >= FIELD_KEPT * crop_height and factor * width >= FIELD_KEPT * crop_width:
-        crop_height, crop_width = factor * height, factor * width
-        sizes = () if factor == 1 else ((width, height),)
+    elif factors:
+        crop_height, crop_width = factors[0] * height, factors[0] * width
+        sizes = _passes(height, width, factors[0])
     else:
-        first = max(factor // 2, 1)
+        first = max(largest // 2, 1)
         crop_height, crop_width = crop_height // first * first, crop_width // first * first
-        sizes = ((width, height),)
-        if first > 1:
-            sizes = ((crop_width // first, crop_height // first), *sizes)
+        sizes = (*_passes(crop_height // first, crop_width // first, first), (width, height))
     top, left = (frame_height - crop_height) // 2, (frame_width - crop_width) // 2
     return Plan(slice(top, top + crop_height), slice(left, left + crop_width), sizes, interpolation)
 
@@ -132,6 +134,18 @@ def _mend(frame: np.ndarray) -> str | None:
     if frame.size == 0:
         return "the frame is empty"
     return None
+
+
+def _passes(height: int, width: int, factor: int) -> tuple[tuple[int, int], ...]:
+    """Each (width, height) on the way down from ``factor`` times a size to it, by 2 first if that goes.
+
+    Not by 2 again and again: each halving rounds a tie up, and five of them add half a grey level.
+    """
+    if factor == 1:
+        return ()
+    if factor == 2 or factor % 2:
+        return ((width, height),)
+    return ((factor // 2 * width, factor // 2 * height), (width, height))
 
 
 def _largest_of_shape(frame_height: int, frame_width: int, height: int, width: int) -> tuple[int, int]:

@@ -27,6 +27,8 @@ from sdk.draw import Draw, Drawer
 from sdk.errors import BackendError, UsageError
 from sdk.preprocess import Frame, Preprocessor
 from sdk.result import Result, Timings, Undefended
+from sdk.roi import Roi
+from sdk.suspicion import suspicion as suspicion_of
 
 __all__ = ["OnError", "Purifier", "Result", "Timings", "Undefended"]
 
@@ -43,6 +45,7 @@ class Purifier:
         on_error: "raise" an engine's failure, or "skip" the frame and say so in its Result.
         keep_purified: False if nobody will look at ``Result.purified``, which then is None: on a GPU the
             purified image stays there.
+        suspicion: True for ``Result.suspicion``, at the cost of one more run of a classifier per frame.
         seed: for reproducible tests only; marks every Result.
 
     Raises:
@@ -57,6 +60,7 @@ class Purifier:
         votes: int = 1,
         on_error: OnError = "raise",
         keep_purified: bool = True,
+        suspicion: bool = False,
         seed: int | None = None,
     ) -> None:
         _check_arguments(votes, on_error)
@@ -65,6 +69,7 @@ class Purifier:
         self.votes = votes
         self.on_error = on_error
         self.keep_purified = keep_purified
+        self.suspicion = suspicion
         self._drawer = Drawer(bundle.manifest, seed)
         self._preprocess = Preprocessor(bundle.manifest.image)
         self._lock = Lock()
@@ -77,24 +82,44 @@ class Purifier:
         *,
         backend: str = "auto",
         precision: str = "auto",
+        provider: str = "cpu",
         votes: int = 1,
         on_error: OnError = "raise",
         keep_purified: bool = True,
+        suspicion: bool = False,
         seed: int | None = None,
+        require_signature: str | os.PathLike[str] | None = None,
     ) -> Purifier:
         """Verify a bundle, by default the one that ships with the package, and load its engines.
 
+        ``backend``, ``precision`` and ``provider`` choose what runs the engines, see ``open_backend``.
+        ``require_signature`` is the PEM file of the Ed25519 public key that must have signed the bundle; a
+        ``Bundle`` is opened with it by the caller.
+
         Raises:
             UsageError: an argument is impossible.
-            BundleError: the bundle is missing, damaged or of an unknown schema.
+            BundleError: the bundle is missing, damaged, of an unknown schema, or not signed as required.
             BackendError: the backend is absent, or can't load an engine.
         """
         _check_arguments(votes, on_error)  # before the engines, which take longer
         if not isinstance(bundle, Bundle):
-            bundle = Bundle.open(default_bundle() if bundle is None else bundle)
-        opened = open_backend(bundle, backend, precision)
+            folder = default_bundle() if bundle is None else bundle
+            bundle = Bundle.open(folder, public_key=require_signature)
+        elif require_signature is not None:
+            raise UsageError(
+                "require_signature: the bundle is open already; give the key to Bundle.open as public_key"
+            )
+        opened = open_backend(bundle, backend, precision, provider)
         try:
-            return cls(bundle, opened, votes=votes, on_error=on_error, keep_purified=keep_purified, seed=seed)
+            return cls(
+                bundle,
+                opened,
+                votes=votes,
+                on_error=on_error,
+                keep_purified=keep_purified,
+                suspicion=suspicion,
+                seed=seed,
+            )
         except UsageError:
             opened.close()
             raise
@@ -142,22 +167,25 @@ class Purifier:
             error,
             frame_index,
             source,
+            inferred.suspicion,
             inferred.purified,
         )
 
-    def stream(self, source: int | str | Path) -> Iterator[Result]:
+    def stream(self, source: int | str | Path, *, roi: Roi | None = None) -> Iterator[Result]:
         """Purify every frame of a camera index, video, picture, folder, glob or stream address.
 
-        The source is opened at the first step and closed when the iteration ends.
+        The source is opened at the first step and closed when the iteration ends.  ``roi`` is the part of
+        every frame to purify, all of it by default.
 
         Raises:
             SourceError: it can't be opened or read; and all that a call raises.
+            UsageError: a frame that ``roi`` does not lie in.
         """
         from sdk.sources import open_source
 
-        with open_source(source) as frames:
+        with open_source(source, roi=roi) as frames:
             for frame in frames:
-                yield self(frame.image, frame_index=frame.index, source=frame.source)
+                yield self(frame.region, frame_index=frame.index, source=frame.source)
 
     def undefended(self, frame: Frame) -> Undefended:
         """Classify a frame **without** purifying it, by all classifiers: what an attack does unopposed.
@@ -202,8 +230,17 @@ class Purifier:
             votes.append(self._probabilities(draw.classifier, inference.logits))
             purify_s += inference.purify_s
             classify_s += inference.classify_s
+        suspicion = None
+        if self.suspicion:
+            start = perf_counter()
+            suspicion = self._suspicion(image, draws[0].classifier, votes)
+            classify_s += perf_counter() - start
         probabilities = votes[0] if len(votes) == 1 else np.mean(votes, axis=0)
-        return _Inference(*self._best(probabilities), probabilities, first, purify_s, classify_s)
+        return _Inference(*self._best(probabilities), probabilities, suspicion, first, purify_s, classify_s)
+
+    def _suspicion(self, image: Float, classifier: int, votes: Sequence[Float]) -> float:
+        raw = self._probabilities(classifier, self.backend.classify(classifier, image))
+        return float(suspicion_of(raw, np.asarray(votes)))
 
     def _probabilities(self, classifier: int, logits: Float) -> Float:
         """A classifier's ``logits``, ``(1, n_classes)``, checked and as probabilities ``(n_classes,)``."""
@@ -232,12 +269,13 @@ class _Inference(NamedTuple):
     label: str | None
     score: float | None
     probabilities: Float | None
+    suspicion: float | None
     purified: Float | None  # (3, H, W)
     purify_s: float
     classify_s: float
 
 
-_SKIPPED = _Inference(None, None, None, None, 0.0, 0.0)
+_SKIPPED = _Inference(None, None, None, None, None, 0.0, 0.0)
 
 
 def _check_arguments(votes: int, on_error: str) -> None:

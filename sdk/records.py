@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from sdk.roi import Roi
+
 if TYPE_CHECKING:
     from sdk.result import Result
     from sdk.sources import Frame
@@ -16,7 +18,10 @@ TOP_LABELS = 5
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One frame's JSON line; ``label``, ``score`` and ``top`` are null where ``error`` says why."""
+    """One frame's JSON line; ``label``, ``score`` and ``top`` are null where ``error`` says why.
+
+    ``suspicion`` is null then, too, and where it wasn't asked for.
+    """
 
     frame: int
     source: str
@@ -24,8 +29,10 @@ class Record(msgspec.Struct, frozen=True):
     label: str | None
     score: float | None
     top: dict[str, float] | None  #: the most probable labels
+    suspicion: float | None
     draws: list[dict[str, str]]  #: purifier and classifier, by id, one per vote
     timings_ms: dict[str, float]
+    roi: Roi | None  #: the part of the frame that was purified; null is all of it
     seeded: bool
     error: str | None
 
@@ -44,8 +51,10 @@ def record(frame: Frame, result: Result, labels: Sequence[str]) -> Record:
         label=result.label,
         score=None if result.score is None else round(result.score, 6),
         top=top,
+        suspicion=None if result.suspicion is None else round(result.suspicion, 6),
         draws=[{"purifier": draw.purifier_id, "classifier": draw.classifier_id} for draw in result.draws],
         timings_ms={name.removesuffix("_ms"): round(ms, 4) for name, ms in timings.items()},
+        roi=frame.roi,
         seeded=result.seeded,
         error=result.error,
     )

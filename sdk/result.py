@@ -15,7 +15,8 @@ from sdk.preprocess import Frame
 class Timings:
     """Milliseconds that a frame spent in each stage.
 
-    Purify and classify are sums over the votes; both are 0 for a skipped frame, whose total still counts.
+    Purify and classify are sums over the votes, and classify includes the raw image's for suspicion; both
+    are 0 for a skipped frame, whose total still counts.
     """
 
     preprocess_ms: float
@@ -39,6 +40,8 @@ class Result:
         seeded: True if the draws came from a seed and so protect nothing.
         error: why the frame was skipped; None if it was not.
         frame_index, source: where the frame came from, if the caller said so.
+        suspicion: in [0, 1], how far the raw and the purified image's decisions, and the votes', disagree;
+            see ``sdk.suspicion``.  None if the Purifier wasn't asked for it, or the frame was skipped.
     """
 
     label: str | None
@@ -50,6 +53,7 @@ class Result:
     error: str | None = None
     frame_index: int | None = None
     source: str | None = None
+    suspicion: float | None = None
     _purified: Float | None = None  # (3, H, W) RGB in [0, 1]
 
     @property

@@ -127,7 +127,7 @@ class AnnotatedVideo(Sink):
             self._part.unlink(missing_ok=True)
 
     def write(self, frame: Frame, result: Result) -> None:
-        picture = annotate(frame.image, result)
+        picture = annotate(frame.image, result, frame.roi)
         if self._writer is None:
             self._size = (picture.shape[1], picture.shape[0])
             self._writer = self._create(self._size)
@@ -193,7 +193,7 @@ class AnnotatedImages(Sink):
         path = self.folder / f"{stem}-{frame.index:06d}.png"
         part = _beside(path)
         try:
-            part.write_bytes(cv2.imencode(".png", annotate(frame.image, result))[1].tobytes())
+            part.write_bytes(cv2.imencode(".png", annotate(frame.image, result, frame.roi))[1].tobytes())
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
@@ -274,7 +274,7 @@ class Window(Sink):
         self._is_open = True
 
     def write(self, frame: Frame, result: Result) -> None:
-        cv2.imshow(self._title, annotate(frame.image, result))
+        cv2.imshow(self._title, annotate(frame.image, result, frame.roi))
         self.done = cv2.waitKey(1) & 0xFF in _QUIT_KEYS
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ import numpy.typing as npt
 from sdk import containers
 from sdk.errors import SourceError
 from sdk.quiet import quiet_opencv
+from sdk.roi import Roi
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +48,19 @@ class Frame:
         index: its number in the source, from 0; a live source's gaps are frames that nobody asked for.
         source: the file, camera or stream it comes from; a stream's password is masked.
         time_s: seconds since the source's beginning; None for pictures, which have no time.
+        roi: the part of the picture that is to be purified; None is all of it.
     """
 
     image: npt.NDArray[np.uint8]
     index: int
     source: str
     time_s: float | None = None
+    roi: Roi | None = None
+
+    @property
+    def region(self) -> npt.NDArray[np.uint8]:
+        """What is to be purified, ``(H, W, 3)``: a view of ``image``."""
+        return self.image if self.roi is None else self.roi.crop(self.image)
 
 
 class Source(ABC):
@@ -90,31 +98,20 @@ class Source(ABC):
         self.close()
 
 
-def open_source(spec: int | str | os.PathLike[str]) -> Source:
+def open_source(spec: int | str | os.PathLike[str], *, roi: Roi | None = None) -> Source:
     """Open a source of frames.
 
     Args:
         spec: a camera's number (``0`` or ``"0"``) or device (``/dev/video0``); a video or picture file; a
             folder of pictures, in natural order, or a glob (quote it from the shell); ``rtsp://…``,
             ``http://…`` and the like; ``csi://0``, a Jetson's CSI camera.
+        roi: the part of every frame that is to be purified.
 
     Raises:
         SourceError: there is no such thing, it can't be opened, or it holds no frame.
     """
-    from sdk import live  # it builds on this module
-
-    quiet_opencv()
-    if isinstance(spec, int):
-        return live.open_camera(spec)
-    text = os.fspath(spec)
-    if isinstance(spec, str):
-        if text.isascii() and text.isdecimal():
-            return live.open_camera(int(text))
-        if "://" in text:
-            return live.open_stream(text)
-    if text.startswith("/dev/video"):
-        return live.open_camera(text)
-    return _open_path(text)
+    source = _open(spec)
+    return source if roi is None else WithRoi(source, roi)
 
 
 class Pictures(Source):
@@ -178,6 +175,43 @@ class Video(Source):
                 f"{self.name}: only {n_read}{of_total} frames can be read: the file is damaged, get it again"
             )
         log.warning("%s: %d%s frames can be read", self.name, n_read, of_total)
+
+
+class WithRoi(Source):
+    """Another source's frames, each with its region of interest.
+
+    Iterating it raises a UsageError at the first frame that the region does not lie in.
+    """
+
+    def __init__(self, source: Source, roi: Roi) -> None:
+        self.name, self.live, self.total, self.fps = source.name, source.live, source.total, source.fps
+        self._source = source
+        self._roi = roi
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._source:
+            self._roi.check(frame.image, frame.source)
+            yield replace(frame, roi=self._roi)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _open(spec: int | str | os.PathLike[str]) -> Source:
+    from sdk import live  # it builds on this module
+
+    quiet_opencv()
+    if isinstance(spec, int):
+        return live.open_camera(spec)
+    text = os.fspath(spec)
+    if isinstance(spec, str):
+        if text.isascii() and text.isdecimal():
+            return live.open_camera(int(text))
+        if "://" in text:
+            return live.open_stream(text)
+    if text.startswith("/dev/video"):
+        return live.open_camera(text)
+    return _open_path(text)
 
 
 def _open_path(text: str) -> Source:

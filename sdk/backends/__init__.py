@@ -3,54 +3,60 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import cast, get_args
 
-from sdk.backends.base import Backend
+from sdk.backends.base import Backend, OnnxBackend
+from sdk.backends.providers import PROVIDERS, Provider
 from sdk.bundle import Bundle, Precision
 from sdk.engines import EngineBackend
 from sdk.errors import BackendError, UsageError
 from sdk.machine import gpu_nodes
 
-BACKENDS = ("auto", "onnxruntime", *get_args(EngineBackend))
+BACKENDS = ("auto", *get_args(OnnxBackend), *get_args(EngineBackend))
 PRECISIONS = ("auto", *get_args(Precision))
 
 _log = logging.getLogger("sdk")
 
 
-def open_backend(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Backend:
+def open_backend(
+    bundle: Bundle, backend: str = "auto", precision: str = "auto", provider: str = "cpu"
+) -> Backend:
     """Load every engine of ``bundle``.
 
     Args:
         backend: one of ``BACKENDS``; "auto" is TensorRT on a machine with an NVIDIA GPU and engines built
-            for it, otherwise ONNX Runtime.  If there is a GPU that it can't use, the log says why, once.
-        precision: one of ``PRECISIONS``; "auto" is fp32 in ONNX Runtime, and in TensorRT fp16 if that is
-            built, or else fp32.
+            for it, otherwise ONNX Runtime.  If it falls back to that, the log says why, once: as a warning
+            if there is a GPU, and as information if there is none.  OpenVINO is taken by its name alone.
+        precision: one of ``PRECISIONS``; "auto" is, in ONNX Runtime and OpenVINO, what a trial on this
+            machine found to be right and fastest, and in TensorRT fp16 if that is built, or else fp32.
+        provider: one of ``PROVIDERS``, what runs ONNX Runtime's nodes.
 
     Raises:
-        UsageError: no such backend or precision exists.
+        UsageError: no such backend, precision or provider exists, or the backend has no such provider.
         BackendError: it exists and can't be had here, or an engine can't be loaded.
+        BundleError: a trial was needed, and the bundle's golden outputs can't be read.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    _check_choice("backend", backend, BACKENDS)
+    _check_choice("precision", precision, PRECISIONS)
+    _check_choice("provider", provider, PROVIDERS)
+    if provider != "cpu" and backend != "onnxruntime":
+        raise UsageError(f"provider {provider}: only backend onnxruntime has it, got backend {backend}")
     chosen = None if precision == "auto" else cast(Precision, precision)
     _check_has(bundle, chosen or "fp32")
     if backend in get_args(EngineBackend):
         return _open_tensorrt(bundle, cast(EngineBackend, backend), chosen)
     if backend == "auto" and (on_gpu := _open_on_gpu(bundle, chosen)) is not None:
         return on_gpu
-
-    from sdk.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(bundle, chosen or "fp32")
+    runtime: OnnxBackend = "openvino" if backend == "openvino" else "onnxruntime"
+    return _open_onnx(bundle, runtime, chosen, cast(Provider, provider))
 
 
 def _open_on_gpu(bundle: Bundle, precision: Precision | None) -> Backend | None:
     """TensorRT, or TensorRT-RTX, whichever is installed and has the engines; None if neither will do."""
     if not gpu_nodes():
-        _log.info("backend auto: no NVIDIA GPU here, using onnxruntime")
+        _log.info("backend auto: no NVIDIA GPU here, so the CPU runs the engines, by onnxruntime")
         return None
     from sdk.backends.tensorrt_engine import MODULES
 
@@ -78,10 +84,35 @@ def _open_tensorrt(bundle: Bundle, name: EngineBackend, precision: Precision | N
     return TensorRtBackend(bundle, name, precision)
 
 
+def _open_onnx(
+    bundle: Bundle, backend: OnnxBackend, precision: Precision | None, provider: Provider
+) -> Backend:
+    precision = precision or _best_precision(bundle, backend, provider)
+    if backend == "openvino":
+        from sdk.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(bundle, precision)
+    from sdk.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(bundle, precision, provider=provider)
+
+
+def _best_precision(bundle: Bundle, backend: OnnxBackend, provider: Provider) -> Precision:
+    if len(bundle.manifest.precisions) == 1:
+        return bundle.manifest.precisions[0]
+    from sdk.backends.trial import trial
+
+    return trial(bundle, backend, provider).chosen
+
+
+def _check_choice(what: str, got: str, known: Sequence[str]) -> None:
+    if got not in known:
+        raise UsageError(f"{what}: expected one of {', '.join(known)}, got {got!r}")
+
+
 def _check_has(bundle: Bundle, precision: Precision) -> None:
-    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
-    common = [name for name in get_args(Precision) if all(name in engine.onnx for engine in engines)]
-    if precision not in common:
+    if precision not in bundle.manifest.precisions:
         raise BackendError(
-            f"bundle {bundle.folder}: no {precision} engines in it; choose --precision {' or '.join(common)}"
+            f"bundle {bundle.folder}: no {precision} engines in it; "
+            f"choose --precision {' or '.join(bundle.manifest.precisions)}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from sdk.draw import Draw
 from sdk.errors import BackendError
 
 Float = npt.NDArray[np.float32]
+OnnxBackend = Literal[
+    "onnxruntime", "openvino"
+]  # run a bundle's ONNX files; the others, engines built of them
 
 
 class Inference(NamedTuple):
@@ -38,7 +41,7 @@ class Backend(Protocol):
     Every failure while running is a ``BackendError`` that names the engine.
     """
 
-    name: str  #: "onnxruntime", "tensorrt" or "tensorrt-rtx"
+    name: str  #: "onnxruntime", "openvino", "tensorrt" or "tensorrt-rtx"
     version: str
     precision: Precision
 

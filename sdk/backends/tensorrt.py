@@ -26,6 +26,7 @@ from sdk.bundle import Bundle, Precision, RandomInput
 from sdk.draw import Draw, encode_subset
 from sdk.engines import BuiltEngine, EngineBackend, Host, build_command, find_engine
 from sdk.errors import BackendError
+from sdk.machine import jetson_model
 
 AUTO_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")  # the first that is built; int8 only if asked for
 MIN_SCRATCH_BYTES = 256  # CUDA refuses to allocate nothing
@@ -138,7 +139,8 @@ class _Bank:
             except BackendError as error:
                 raise BackendError(f"backend {name}: {error}") from None
             held.callback(driver.close)
-            host = Host(name, library.version, driver.gpu.name, driver.gpu.compute_capability)
+            gpu = driver.gpu
+            host = Host(name, library.version, gpu.name, gpu.compute_capability, jetson_model())
             self.precision, built = _find_engines(bundle, precision, host)
             self._stream = driver.create_stream()
             held.callback(driver.destroy_stream, self._stream)

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from export import verify
-from export.calibration import self_made_images
-from export.gate_accuracy import Labelled, PairedAccuracy, read_attacked, upper_bound
+from export.calibration import attacked_images, self_made_images
+from export.gate_accuracy import Labelled, PairedAccuracy, upper_bound
 from export.images import synthetic_images
 from sdk.backends import open_backend
 from sdk.backends.base import Backend, Float
 from sdk.bundle import Bundle
-from sdk.errors import EdgePurifyError, GateError
+from sdk.errors import EdgePurifyError, GateError, UsageError
 from tests.export.test_cli import assert_one_line, run
+from trainer.data import Images, open_dataset
+from trainer.robustness import record
+from trainer.robustness.ball import Ball
+from trainer.robustness.ladder import Outcome, Step
 
 
 class Forgetful:
@@ -114,42 +121,57 @@ def test_a_drop_fails_verification(lowered: Path, monkeypatch: pytest.MonkeyPatc
         verify.verify(bundle, n_images=8, labelled=[labelled])
 
 
-def attacked_file(path: Path, **arrays: np.ndarray) -> Path:
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Five test images of four classes, in folders."""
     images = synthetic_images(5, 16, 16).numpy()
-    given: dict[str, Any] = {"pgd.images": images, "pgd.labels": np.arange(5) % 4, **arrays}
-    np.savez(path, **given)
-    return path
+    for place, image in enumerate(images):
+        for split in ("train", "val"):
+            file = tmp_path / "data/imagenet" / split / f"class-{place % 4}" / f"{place}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), image.transpose(1, 2, 0)[:, :, ::-1])
+    return tmp_path / "data"
 
 
-def test_attacked_images_are_judged_like_clean_ones(lowered: Path, tmp_path: Path) -> None:
-    path = attacked_file(tmp_path / "attacked.npz", meta=np.array([1, 0]))
-    (read,) = read_attacked(path, 16, 16, 4)
-    assert (read.says, read.images.dtype, read.labels.tolist()) == ("pgd", np.float32, [0, 1, 2, 3, 0])
-    result = run("verify", lowered, "--images", 2, "--attacked", path)
+def recorded(pictures: Path, path: Path) -> tuple[Images, Path]:
+    """The test images, and a record of what two attacks did to them; the second left them as they are."""
+    clean = open_dataset("imagenet", pictures, "test", image_size=16)[:]
+    floats = clean.pixels.float() / 255
+    moved = {"pgd": (floats + 8 / 255).clamp(max=1), "clean": floats}
+    answers = torch.zeros(1, 5, dtype=torch.int64)
+    outcomes = {
+        name: Outcome(Step(name, "", None, 5, 5), pixels, answers, answers, 0.0)
+        for name, pixels in moved.items()
+    }
+    made = record.make("it", outcomes, clean, {}, ball=Ball("linf", 8 / 255), seed=0)
+    path.write_bytes(record.to_bytes(made))
+    return clean, path
+
+
+def test_attacked_images_are_judged_like_clean_ones(lowered: Path, pictures: Path, tmp_path: Path) -> None:
+    clean, path = recorded(pictures, tmp_path / "record.npz")
+    (read,) = attacked_images(Bundle.open(lowered), path, pictures, "imagenet")
+    assert (read.says, read.images.dtype, read.labels.tolist()) == ("pgd", np.float32, clean.targets.tolist())
+    assert np.array_equal((read.images * 255).round(), np.minimum(clean.pixels.numpy() + 8.0, 255))
+    options = ("--data", pictures, "--dataset", "imagenet", "--attacked", path)
+    result = run("verify", lowered, "--images", 2, *options)
     # five images can't prove that at most 1.5 points are lost, even if they agree
-    assert_one_line(result, 3, "accuracy on 5 pgd images", "expected at most 1.5; give more images")
+    assert_one_line(result, 3, "accuracy on 5 ", " images", "expected at most 1.5")
 
 
-@pytest.mark.parametrize(
-    ("arrays", "complaint"),
-    [
-        ({"pgd.images": np.zeros((5, 3, 8, 8), np.uint8)}, r"expected uint8 images \['N', 3, 16, 16\]"),
-        ({"pgd.images": np.zeros((5, 3, 16, 16), np.float32)}, "got float32"),
-        ({"pgd.labels": np.arange(4)}, r"with labels \[4\]"),
-        ({"pgd.labels": np.arange(5)}, "expected labels below 4, got others"),
-    ],
-)
-def test_attacked_images_that_do_not_fit(
-    tmp_path: Path, arrays: dict[str, np.ndarray], complaint: str
+def test_attacked_images_need_the_data_set_that_they_are_of(
+    lowered: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(EdgePurifyError, match=complaint):
-        read_attacked(attacked_file(tmp_path / "attacked.npz", **arrays), 16, 16, 4)
+    _, path = recorded(pictures, tmp_path / "record.npz")
+    result = run("verify", lowered, "--images", 2, "--attacked", path)
+    assert_one_line(result, 2, "--attacked: needs --data")
+    (pictures / "imagenet/val/class-3/3.png").unlink()
+    shutil.copy(pictures / "imagenet/val/class-0/0.png", pictures / "imagenet/val/class-3/3.png")
+    with pytest.raises(UsageError, match=r"--attacked .*its 5 images are others than those in --data"):
+        attacked_images(Bundle.open(lowered), path, pictures, "imagenet")
 
 
-def test_a_file_that_holds_no_attacked_images(tmp_path: Path) -> None:
+def test_a_file_that_holds_no_attacked_images(lowered: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.npz").write_text("notes")
-    np.savez(tmp_path / "other.npz", images=np.zeros(3))
-    with pytest.raises(EdgePurifyError, match="can't be read"):
-        read_attacked(tmp_path / "notes.npz", 16, 16, 4)
-    with pytest.raises(EdgePurifyError, match=r"expected arrays NAME\.images, got \['images'\]"):
-        read_attacked(tmp_path / "other.npz", 16, 16, 4)
+    with pytest.raises(EdgePurifyError, match="not a record of --record"):
+        attacked_images(Bundle.open(lowered), tmp_path / "notes.npz", pictures, "imagenet")

@@ -12,7 +12,9 @@ from export.onnx import ExportError
 from export.writer import write_bundle
 from sdk.bundle import MANIFEST, Bundle
 from sdk.errors import GateError, UsageError
+from tests.export.conftest import CONFIG, save_untrained
 from tests.export.spoil import break_engine
+from trainer import checkpoint
 
 
 def names_in(folder: Path) -> list[str]:
@@ -143,6 +145,17 @@ def test_a_place_that_cannot_take_a_bundle_is_refused_untouched(
     with pytest.raises(UsageError, match=complaint):
         write_bundle(loaded, parent / out, force=force)
     assert tree(parent) == before
+
+
+def test_a_classifier_without_a_purifier_is_refused(tmp_path: Path) -> None:
+    model = {key: value for key, value in CONFIG["model"].items() if key != "purifier"}
+    plain = {**CONFIG, "model": {**model, "family": "none"}, "recipe": {"kind": "adversarial"}}
+    loaded = checkpoint.load_defence(save_untrained(plain, tmp_path / "plain.pt"))
+    with pytest.raises(
+        UsageError, match=r"expected model\.family ren or maep, got none: .* --against CHECKPOINT"
+    ):
+        write_bundle(loaded, tmp_path / "bundle")
+    assert names_in(tmp_path) == ["plain.pt"]
 
 
 @pytest.mark.usefixtures("ready")

@@ -1,69 +1,28 @@
-"""The ONNX Runtime backend: it runs what the bundle holds, and an error names the engine that failed."""
+"""The ONNX Runtime backend beyond what ``test_sessions`` asks of it: its threads, and other providers."""
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-import onnx
+import onnxruntime
 import pytest
 
-from sdk.backends import onnxruntime as module
 from sdk.backends import open_backend
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
-from sdk.bundle import MANIFEST, Bundle, sha256_of
-from sdk.errors import BackendError
+from sdk.backends.providers import ProviderError
+from sdk.backends.trial import trial
+from sdk.bundle import Bundle
+from sdk.errors import BackendError, UsageError
+from tests.sdk.fakes.golden import with_golden
 
 IMAGE = np.linspace(0, 1, 3 * 16 * 16, dtype=np.float32).reshape(1, 3, 16, 16)
+REAL_SESSION = onnxruntime.InferenceSession
 ALL_KEPT = {"atom_mask": np.ones((1, 12), np.float32)}
-
-
-@pytest.fixture
-def backend(tiny_bundle: Path) -> Iterator[OnnxRuntimeBackend]:
-    opened = OnnxRuntimeBackend(Bundle.open(tiny_bundle))
-    yield opened
-    opened.close()
-
-
-def test_purifiers_differ_and_follow_their_mask(tiny_bundle: Path, backend: OnnxRuntimeBackend) -> None:
-    none_kept = {"atom_mask": np.zeros((1, 12), np.float32)}
-    pictures = [backend.purify(i, IMAGE, ALL_KEPT) for i in range(3)]
-    for i, picture in enumerate(pictures):
-        shifts = initializer(tiny_bundle / f"onnx/purifier-{i:02d}.onnx", "shifts")
-        expected = np.clip(IMAGE + shifts.sum(axis=0).reshape(1, 3, 1, 1), 0, 1)
-        np.testing.assert_allclose(picture, expected, atol=1e-6)
-        np.testing.assert_allclose(backend.purify(i, IMAGE, none_kept), IMAGE, atol=1e-6)
-    assert not np.array_equal(pictures[0], pictures[1])
-
-
-def test_classifiers_give_their_logits(backend: OnnxRuntimeBackend) -> None:
-    colour = IMAGE.mean(axis=(2, 3))[0]
-    for j, sharpness in enumerate((4.0, 5.0)):
-        expected = sharpness * np.append(colour, 0.25)
-        np.testing.assert_allclose(backend.classify(j, IMAGE)[0], expected, rtol=1e-5)
-
-
-def test_it_says_what_it_is(backend: OnnxRuntimeBackend) -> None:
-    assert (backend.name, backend.precision) == ("onnxruntime", "fp32")
-    assert backend.version[0].isdigit()
-
-
-def test_fast_engines_stay_on_one_thread_and_slow_ones_get_all(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = Bundle.open(tiny_bundle)
-    monkeypatch.setattr(module, "available_cpus", lambda: 2)
-    monkeypatch.setattr(module, "SLOW_MS", 1e9)
-    assert OnnxRuntimeBackend(bundle).threads == 1
-    monkeypatch.setattr(module, "SLOW_MS", 0.0)
-    many = OnnxRuntimeBackend(bundle)
-    assert many.threads == 2
-    assert many.bare_sessions()[0][0].get_session_options().intra_op_num_threads == 2
-    monkeypatch.setattr(module, "available_cpus", lambda: 1)
-    assert OnnxRuntimeBackend(bundle).threads == 1
 
 
 def test_the_callers_threads_are_kept_and_never_spin(tiny_bundle: Path) -> None:
@@ -75,37 +34,117 @@ def test_the_callers_threads_are_kept_and_never_spin(tiny_bundle: Path) -> None:
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_a_wrong_input_names_the_engine(backend: OnnxRuntimeBackend) -> None:
-    with pytest.raises(BackendError, match=r"engine purifier-01 .*failed while running"):
-        backend.purify(1, IMAGE, {"atom_mask": np.ones((1, 11), np.float32)})
-    with pytest.raises(BackendError, match=r"engine purifier-01 .*failed while running"):
-        backend.purify(1, IMAGE, {})
-    with pytest.raises(BackendError, match=r"engine classifier-00 .*failed while running") as caught:
-        backend.classify(0, IMAGE.astype(np.float64))
+# --- other providers than the CPU
+
+
+class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
+    """A session that says that it has the providers it was asked for, and runs on the CPU.
+
+    ``dropped`` are those that it drops without a word, as where a library is missing.
+    """
+
+    dropped: tuple[str, ...] = ()
+    asked: ClassVar[list[tuple[list[str], int]]] = []
+
+    def __init__(self, path: str, options: Any, providers: list[str], *, enable_fallback: int) -> None:
+        self.asked.append((providers, enable_fallback))
+        self.kept = [name for name in providers if name not in self.dropped]
+        super().__init__(path, options, providers=["CPUExecutionProvider"], enable_fallback=enable_fallback)
+
+    def get_providers(self) -> list[str]:
+        return self.kept
+
+
+@pytest.fixture
+def gpu_build(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+    """``onnxruntime-gpu``, as far as the backend sees it."""
+    available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudart"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    monkeypatch.setattr(FakeSession, "asked", [])
+    return FakeSession
+
+
+def test_the_fakes_take_what_onnx_runtime_takes() -> None:
+    real = inspect.signature(REAL_SESSION.__init__).parameters
+    assert list(real)[:4] == ["self", "path_or_bytes", "sess_options", "providers"]
+    assert "enable_fallback" in inspect.getsource(REAL_SESSION.__init__)
+    assert "CPUExecutionProvider" in onnxruntime.get_available_providers()
+    assert all(
+        parameter.default is not parameter.empty
+        for parameter in inspect.signature(onnxruntime.preload_dlls).parameters.values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("provider", "chain"),
+    [
+        ("cuda", ["CUDAExecutionProvider", "CPUExecutionProvider"]),
+        ("tensorrt", ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]),
+    ],
+)
+def test_a_provider_is_asked_for_with_what_it_falls_through_to(
+    tiny_bundle: Path,
+    gpu_build: type[FakeSession],
+    capsys: pytest.CaptureFixture[str],
+    provider: str,
+    chain: list[str],
+) -> None:
+    opened = open_backend(Bundle.open(tiny_bundle), "onnxruntime", provider=provider)
+    assert gpu_build.asked == [(chain, 0)] * 5
+    assert opened.purify(0, IMAGE, ALL_KEPT).shape == IMAGE.shape
+    captured = capsys.readouterr()
+    assert captured.out == ""  # which may carry JSON
+    assert "libcudart" in captured.err
+
+
+def test_the_cpu_asks_for_nothing_else(tiny_bundle: Path, gpu_build: type[FakeSession]) -> None:
+    OnnxRuntimeBackend(Bundle.open(tiny_bundle))
+    assert gpu_build.asked == [(["CPUExecutionProvider"], 0)] * 5
+
+
+def test_a_provider_that_was_dropped_is_an_error(
+    tiny_bundle: Path, gpu_build: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_build, "dropped", ("CUDAExecutionProvider",))
+    with pytest.raises(
+        BackendError,
+        match=r"^provider cuda: ONNX Runtime dropped CUDAExecutionProvider and kept CPUExecutionProvider: ",
+    ) as caught:
+        open_backend(Bundle.open(tiny_bundle), "onnxruntime", provider="cuda")
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_onnx_names_the_engine(bundle_copy: Path) -> None:
-    replace(bundle_copy, "onnx/classifier-01.onnx", b"not an engine")
-    with pytest.raises(BackendError, match=r"engine classifier-01 .*can't load it: .*export the bundle anew"):
-        OnnxRuntimeBackend(Bundle.open(bundle_copy))
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_was_not_built_in_names_the_package(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendError, match=r"in this ONNX Runtime, got .*pip install onnxruntime-gpu"):
+        open_backend(Bundle.open(tiny_bundle), "onnxruntime", provider=provider)
 
 
-def test_an_engine_of_another_signature_is_refused(bundle_copy: Path) -> None:
-    purifier = (bundle_copy / "onnx/purifier-00.onnx").read_bytes()
-    replace(bundle_copy, "onnx/classifier-01.onnx", purifier)
-    with pytest.raises(
-        BackendError, match=r"engine classifier-01 .*expected inputs image float32 \[1, 3, 16, 16\]"
-    ):
-        OnnxRuntimeBackend(Bundle.open(bundle_copy))
+@pytest.mark.parametrize(
+    ("backend_name", "provider", "message"),
+    [
+        ("auto", "cuda", "provider cuda: only backend onnxruntime has it, got backend auto"),
+        ("tensorrt", "tensorrt", "provider tensorrt: only backend onnxruntime has it"),
+        ("onnxruntime", "rocm", "provider: expected one of cpu, cuda, tensorrt, got 'rocm'"),
+    ],
+)
+def test_an_impossible_provider(tiny_bundle: Path, backend_name: str, provider: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_backend(Bundle.open(tiny_bundle), backend_name, provider=provider)
 
 
-def test_more_labels_than_logits_are_refused_before_the_first_frame(bundle_copy: Path) -> None:
-    replace(bundle_copy, "labels.txt", b"red\ngreen\nblue\ndark\nviolet\n")
-    with pytest.raises(
-        BackendError, match=r"expected outputs logits float32 \[1, 5\], got logits float32 \[1, 4\]"
-    ):
-        OnnxRuntimeBackend(Bundle.open(bundle_copy))
+def test_a_provider_that_was_dropped_is_no_fault_of_a_precision(
+    bundle_copy: Path, gpu_build: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = with_golden(bundle_copy)
+    monkeypatch.setattr(gpu_build, "dropped", ("CUDAExecutionProvider",))
+    with pytest.raises(ProviderError, match="dropped"):
+        trial(bundle, "onnxruntime", "cuda")
 
 
 @pytest.mark.parametrize("backend_name", ["auto", "onnxruntime"])
@@ -140,15 +179,3 @@ except BackendError as error:
     )
     assert mend in done.stdout
     assert done.stdout.count("\n") == 1
-
-
-def initializer(path: Path, name: str) -> np.ndarray:
-    return next(onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer if i.name == name)
-
-
-def replace(bundle: Path, name: str, content: bytes) -> None:
-    """Change a file and the manifest's hash of it, as a faulty exporter would."""
-    manifest, path = bundle / MANIFEST, bundle / name
-    before = sha256_of(path)
-    path.write_bytes(content)
-    manifest.write_text(manifest.read_text().replace(before, sha256_of(path)))

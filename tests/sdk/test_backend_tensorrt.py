@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -525,12 +526,17 @@ def test_auto_falls_back_with_one_notice_that_names_the_command(
     gpu.require_nothing_held()
 
 
-def test_auto_without_a_gpu_has_nothing_to_announce(
+def test_auto_without_a_gpu_says_so_once_and_warns_of_nothing(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("sdk.backends.gpu_nodes", list)
-    assert open_backend(bundle).name == "onnxruntime"
-    assert caplog.messages == []
+    with caplog.at_level(logging.INFO, "sdk"):
+        assert open_backend(bundle).name == "onnxruntime"
+        assert open_backend(bundle, "onnxruntime").name == "onnxruntime"
+    assert caplog.messages == [
+        "backend auto: no NVIDIA GPU here, so the CPU runs the engines, by onnxruntime"
+    ]
+    assert caplog.records[0].levelno == logging.INFO
 
 
 @pytest.fixture

@@ -11,11 +11,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sdk import backends
 from sdk.cli import main
 from sdk.records import Record
 from tests.sdk.conftest import N_FRAMES, MjpegServer, count_frames, cut, wait_until, write_video
 
-Output = tuple[int, str, list[str]]  # exit code, standard output, lines on stderr
+Output = tuple[int, str, list[str]]  # exit code, standard output, lines on stderr but for ON_THE_CPU
+ON_THE_CPU = "edge-purify: backend auto: no NVIDIA GPU here, so the CPU runs the engines, by onnxruntime"
 COMMAND = [sys.executable, "-c", "from sdk.cli import main; main()"]
 
 
@@ -29,7 +31,8 @@ def edge_purify(capfd: pytest.CaptureFixture[str]) -> Callable[..., Output]:
             main([str(argument) for argument in arguments])
         captured = capfd.readouterr()
         assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err.splitlines()
+        lines = [line for line in captured.err.splitlines() if line != ON_THE_CPU]
+        return ended.value.code, captured.out, lines
 
     return run
 
@@ -124,6 +127,31 @@ def test_seeded_run_repeats_and_says_so_loudly(
     assert not any("seed" in line for line in quiet)
 
 
+@pytest.mark.parametrize(("backend", "count"), [("auto", 1), ("onnxruntime", 0)])
+def test_auto_says_once_that_it_falls_back_to_the_cpu(
+    backend: str,
+    count: int,
+    clip: Path,
+    tiny_bundle: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends, "gpu_nodes", list)
+    with pytest.raises(SystemExit):
+        main(["--source", str(clip), "--bundle", str(tiny_bundle), "--max-frames", "2", "--backend", backend])
+    assert capfd.readouterr().err.splitlines().count(ON_THE_CPU) == count
+
+
+def test_suspicion_is_in_every_line_where_it_was_asked_for(
+    edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path
+) -> None:
+    for asked in ([], ["--suspicion"]):
+        _, out, _ = edge_purify("--source", clip, "--bundle", tiny_bundle, "--json", "-", *asked)
+        found = [msgspec.json.decode(line, type=Record).suspicion for line in out.splitlines()]
+        assert len(found) == N_FRAMES
+        assert all((value is not None and 0 < value < 1) if asked else value is None for value in found)
+
+
 def test_cut_video_keeps_the_frames_before(
     edge_purify: Callable[..., Output], tmp_path: Path, tiny_bundle: Path
 ) -> None:
@@ -211,6 +239,14 @@ def test_reader_that_goes_away_is_one_line(clip: Path, tiny_bundle: Path) -> Non
         (["--camera", "0", "--bundle", "nowhere"], 1, "nowhere: no such folder; give the folder that"),
         (["benchmark", "--bundle", "nowhere"], 1, "nowhere: no such folder"),
         (["benchmark", "--frames", "0"], 2, "Invalid value for '--frames'"),
+        (
+            ["benchmark", "--size", "0x48"],
+            2,
+            "--size 0x48: expected WxH in pixels, up to 8192, like 1280x720",
+        ),
+        (["benchmark", "--size", "16x16"], 2, "--size 16x16: expected at least the engines' image, 32x32"),
+        (["benchmark", "--only", "all"], 2, "--only all: expected one of stages, preprocess, votes, banks"),
+        (["benchmark", "--soak", "9"], 2, "--soak: expected at least 200 frames, got 9"),
     ],
 )
 def test_mistake_is_one_line(
@@ -233,7 +269,14 @@ def test_mistake_is_one_line(
         (["--source", "CLIP", "--save", "out.gif"], 2, "--save out.gif: expected a video's suffix"),
         (["--source", "CLIP", "--json", "nowhere/out"], 1, "nowhere/out: can't be written"),
         (["--source", "CLIP", "--precision", "int8"], 1, "int8"),
-        (["--source", "CLIP", "--backend", "tensorrt"], 1, "tensorrt"),
+        (["--source", "CLIP", "--backend", "tensorrt"], 1, "pip install 'edge-purify[tensorrt]'"),
+        (["--source", "CLIP", "--backend", "tensorrt"], 1, "edge-purify doctor"),
+        (["--source", "CLIP", "--provider", "cuda"], 2, "provider cuda: only backend onnxruntime has it"),
+        (
+            ["--source", "CLIP", "--backend", "onnxruntime", "--provider", "cuda"],
+            1,
+            "provider cuda: expected CUDAExecutionProvider in this ONNX Runtime",
+        ),
     ],
 )
 def test_mistake_with_a_good_bundle_is_one_line(
@@ -328,11 +371,15 @@ def test_inspect_as_json(edge_purify: Callable[..., Output], tiny_bundle: Path) 
     )
 
 
+BRIEF_BENCHMARK = ("benchmark", "--frames", 5, "--size", "64x48", "--only", "stages")
+
+
 def test_benchmark_as_table_and_json(edge_purify: Callable[..., Output], tiny_bundle: Path) -> None:
-    code, out, err = edge_purify("benchmark", "--bundle", tiny_bundle, "--frames", 5, "--json")
+    code, out, err = edge_purify(*BRIEF_BENCHMARK, "--bundle", tiny_bundle, "--json")
     assert (code, err) == (0, [])
-    assert json.loads(out)["frames"] == 5
-    code, out, _ = edge_purify("benchmark", "--bundle", tiny_bundle, "--frames", 5)
+    found = json.loads(out)
+    assert (found["frames"], found["frame_width"], found["frame_height"]) == (5, 64, 48)
+    code, out, _ = edge_purify(*BRIEF_BENCHMARK, "--bundle", tiny_bundle)
     assert code == 0
     assert "p99" in out
 
@@ -341,10 +388,12 @@ def test_benchmark_gate(
     edge_purify: Callable[..., Output], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for bound, expected in ((1e9, 0), (0.0, 3)):
-        monkeypatch.setattr("sdk.benchmark.OVERHEAD_BOUND", bound)
-        code, out, err = edge_purify("benchmark", "--bundle", tiny_bundle, "--frames", 3, "--gate", "--json")
+        for name in ("OVERHEAD_BOUND", "TAIL_BOUND", "DRAW_BOUND_US"):
+            monkeypatch.setattr(f"sdk.benchmark.bounds.{name}", bound)
+        code, out, err = edge_purify(*BRIEF_BENCHMARK, "--bundle", tiny_bundle, "--gate", "--json")
         assert code == expected
-        assert json.loads(out)["overhead_bound"] == bound, "the figures come out, gate or not"
+        bounds = {check["bound"] for check in json.loads(out)["checks"]}
+        assert bounds == {bound}, "the figures come out, gate or not"
         assert len(err) == (1 if expected else 0)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,8 +30,9 @@ def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(checkup, "gpu_nodes", list)
     monkeypatch.setattr(checkup, "l4t_release", lambda: None)
-    for module in ("tensorrt", "tensorrt_rtx"):
+    for module in ("openvino", "tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "sdk.backends.openvino", raising=False)  # or it needs no import
 
 
 @pytest.fixture
@@ -60,15 +62,26 @@ def test_a_sound_machine_and_bundle(golden_bundle: Path) -> None:
     statuses = {finding.name: finding.status for finding in report.findings}
     needed = ["python", "cpu", "numpy", "onnxruntime", "opencv", "bundle", "engines onnxruntime"]
     assert {statuses[name] for name in [*needed, "self-test onnxruntime fp32"]} == {"ok"}
-    assert {statuses[name] for name in ("gpu", "tensorrt", "tensorrt-rtx", "l4t")} == {"note"}
+    assert {statuses[name] for name in ("gpu", "openvino", "tensorrt", "tensorrt-rtx", "l4t")} == {"note"}
     assert "CPUExecutionProvider" in named(report, "onnxruntime").detail
     assert named(report, "self-test onnxruntime fp32").detail.startswith(
         "12 golden draws, at most 0.0e+00 off"
     )
+    assert named(report, "openvino").mend == "pip install 'edge-purify[openvino]'"
     assert named(report, "tensorrt-rtx").mend == "pip install 'edge-purify[rtx]'"
     assert named(report, "engines tensorrt-rtx").mend == (
         f"where there is a GPU with TensorRT-RTX: edge-export engines {golden_bundle} --target rtx"
     )
+
+
+def test_openvino_is_tested_where_it_is_installed(
+    golden_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "openvino")
+    report = examine(golden_bundle, selftest=True)
+    names = ("openvino", "engines openvino", "self-test openvino fp32")
+    assert [named(report, name).status for name in names] == ["ok"] * 3
+    assert named(report, "openvino").detail == version("openvino").partition("-")[0]
 
 
 def test_nothing_runs_unless_it_is_asked_for(tiny_bundle: Path) -> None:
@@ -244,7 +257,7 @@ def test_the_command_prints_a_line_a_finding_and_the_mends(
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert sum(line.startswith("ok ") for line in lines) == 8
-    assert sum(line.startswith("note ") for line in lines) == 6
+    assert sum(line.startswith("note ") for line in lines) == 7
     assert any("mend: pip install 'edge-purify[rtx]'" in line for line in lines)
     assert lines[-1] == "nothing that is needed failed"
 
@@ -256,7 +269,7 @@ def test_the_command_ends_with_1_where_something_needed_failed(
     assert code == 1
     assert "FAILED bundle" in out
     assert "mend: give the folder that 'edge-export bundle' wrote" in out
-    assert out.splitlines()[-1] == "1 of 10 failed"
+    assert out.splitlines()[-1] == "1 of 11 failed"
 
 
 def test_the_command_as_json(edge_purify: Callable[..., tuple[int, str, str]], golden_bundle: Path) -> None:

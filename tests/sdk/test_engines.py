@@ -31,6 +31,7 @@ from sdk.errors import BackendError
 
 RTX = Host("tensorrt-rtx", "1.7.1.116", "NVIDIA RTX 4090", "8.9")
 ORIN = Host("tensorrt", "10.3.0.30", "Orin", "8.7")
+AGX = Host("tensorrt", "10.3.0.30", "Orin", "8.7", "Jetson AGX Orin")
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +85,14 @@ def test_what_was_built_for_this_host_is_found_in_either_place(
     assert (found.plan, found.read()) == (path, b"the engine")
 
 
+@pytest.mark.parametrize(("host", "board"), [(ORIN, "Jetson AGX Orin"), (AGX, None)])
+def test_a_board_that_one_side_could_not_tell_bars_nothing(
+    bundle: Bundle, host: Host, board: str | None
+) -> None:
+    path = put(cache_folder(bundle), fingerprint(bundle, host, board=board))
+    assert find(bundle, host).plan == path
+
+
 def test_the_bundle_comes_before_the_cache(bundle: Bundle) -> None:
     inside = put(bundle_folder(bundle), fingerprint(bundle, RTX))
     put(cache_folder(bundle), fingerprint(bundle, RTX))
@@ -115,6 +124,7 @@ def test_none_built_yet_says_how_to_build(bundle: Bundle) -> None:
         (RTX, {"capabilities": ("12.0+",)}, r"compute capability 12.0\+, not this host's 8.9"),
         (ORIN, {"version": "10.3.0.26"}, "TensorRT 10.3.0.26, not this host's TensorRT 10.3.0.30"),
         (ORIN, {"gpu": "Thor"}, "the GPU Thor, not this host's Orin"),
+        (AGX, {"board": "Jetson Orin Nano"}, "the board Jetson Orin Nano, not this host's Jetson AGX Orin"),
         (ORIN, {"capabilities": ("11.0",)}, "compute capability 11.0, not this host's 8.7"),
         (ORIN, {"onnx_sha256": "0" * 64}, "the ONNX file 000000000000…, not the bundle's"),
     ],
@@ -219,6 +229,7 @@ def test_a_cache_home_that_is_not_absolute_is_ignored(
         ("precision", "int8"),
         ("capabilities", ("8.6",)),
         ("gpu", "Orin"),
+        ("board", "Jetson AGX Orin"),
         ("options", {"workspace_mib": 1024}),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdk.machine import cuda_toolkit, gpu_nodes, kernel_driver, l4t_release
+from sdk.machine import cuda_toolkit, gpu_nodes, jetson_model, kernel_driver, l4t_release, processor
 
 OPEN_MODULE = (
     "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs@builder)\n"
@@ -40,6 +40,41 @@ def test_kernel_driver(tmp_path: Path, content: str, version: str) -> None:
 
 def test_kernel_driver_where_only_sys_names_it(tmp_path: Path) -> None:
     assert kernel_driver(write(tmp_path, "sys/module/nvidia/version", "540.4.0\n")) == "540.4.0"
+
+
+@pytest.mark.parametrize("place", ["proc/device-tree/model", "etc/jetson-model"])
+def test_jetson_model(tmp_path: Path, place: str) -> None:
+    assert jetson_model(tmp_path) is None
+    assert jetson_model(write(tmp_path, place, "NVIDIA Jetson Orin Nano\0")) == "NVIDIA Jetson Orin Nano"
+
+
+def test_another_board_is_no_jetson(tmp_path: Path) -> None:
+    assert jetson_model(write(tmp_path, "proc/device-tree/model", "Raspberry Pi 5\0")) is None
+
+
+def test_the_processor_is_told_by_its_features_not_by_its_clock(tmp_path: Path) -> None:
+    def told(flags: str, mhz: str) -> tuple[str, str]:
+        block = f"model name\t: AMD EPYC\ncpu MHz\t\t: {mhz}\nflags\t\t: {flags}\n\n"
+        return processor(write(tmp_path, "proc/cpuinfo", 2 * block))
+
+    name, digest = told("avx2 avx512_vnni", "2596.132")
+    assert name == "AMD EPYC"
+    assert told("avx2 avx512_vnni", "3100.000") == (name, digest)
+    assert told("avx2", "2596.132")[1] != digest
+
+
+def test_an_arm_processor_is_told_by_its_parts(tmp_path: Path) -> None:
+    def told(part: str) -> str:
+        block = f"CPU implementer\t: 0x41\nCPU part\t: {part}\nFeatures\t: fp asimd\n\n"
+        return processor(write(tmp_path, "proc/cpuinfo", block))[1]
+
+    assert told("0xd42") != told("0xd0b")
+
+
+def test_a_processor_that_says_nothing_has_a_name_still(tmp_path: Path) -> None:
+    name, digest = processor(tmp_path)
+    assert name
+    assert len(digest) == 64
 
 
 def test_l4t_release(tmp_path: Path) -> None:

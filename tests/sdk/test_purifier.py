@@ -273,7 +273,10 @@ def test_a_wrong_frame_is_the_callers_mistake_even_when_skipping(tiny_bundle: Pa
         ({"votes": True}, "votes: expected an integer >= 1, got True"),
         ({"on_error": "ignore"}, "on_error: expected raise or skip, got 'ignore'"),
         ({"seed": "x"}, "seed: expected an integer or None, got 'x'"),
-        ({"backend": "tensorflow"}, "backend: expected one of auto, onnxruntime, tensorrt, tensorrt-rtx"),
+        (
+            {"backend": "tensorflow"},
+            "backend: expected one of auto, onnxruntime, openvino, tensorrt, tensorrt-rtx",
+        ),
         ({"precision": "fp64"}, "precision: expected one of auto, fp32, fp16, int8"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,16 @@ RED = (0, 0, 255)
 
 
 # --- the annotated picture
+
+
+def test_suspicion_is_shown_where_there_is_one() -> None:
+    image = make_frame().image
+    plain, low, high = (
+        annotate(image, dataclasses.replace(make_result(), suspicion=value)) for value in (None, 0.02, 0.97)
+    )
+    height = image.shape[0] * (plain.shape[1] // image.shape[1])  # the bar is below
+    assert not np.array_equal(plain[height:], low[height:])
+    assert not np.array_equal(low[height:], high[height:])
 
 
 @settings(max_examples=40, deadline=None)
@@ -225,10 +236,12 @@ def test_json_lines_hold_every_figure(tmp_path: Path) -> None:
         label="red",
         score=0.75,
         top={"red": 0.75, "blue": 0.25},
+        suspicion=None,
         draws=[
             {"purifier": "purifier-00", "classifier": "classifier-00"},
             {"purifier": "purifier-01", "classifier": "classifier-00"},
         ],
+        roi=None,
         timings_ms={"preprocess": 0.1, "draw": 0.2, "purify": 1.0, "classify": 0.7, "total": 2.0},
         seeded=True,
         error=None,

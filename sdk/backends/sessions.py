@@ -1,0 +1,184 @@
+"""What the backends share that run a bundle's ONNX files themselves: one session per engine, on this CPU.
+
+A session is whatever runs one engine by a call.  They run one after the other on the caller's thread, so a
+session starts with one thread, and gets all CPUs only if an engine is slow enough to gain by that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from sdk.backends.base import Float, Inference, checked
+from sdk.bundle import Bundle, Engine, Precision
+from sdk.cpus import available_cpus
+from sdk.draw import Draw, encode_subset
+from sdk.errors import BackendError
+
+SLOW_MS = 5.0  # handing work to a second thread gained nothing at 1.6 ms
+
+Feeds = Mapping[str, np.ndarray]
+Tensor = tuple[str, tuple[int, ...]]  #: dtype and shape
+Tensors = dict[str, Tensor]  #: by name
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """An engine's file, and what the bundle says of its tensors."""
+
+    engine: Engine
+    path: Path
+    inputs: Tensors
+    outputs: Tensors  #: just one
+
+    @property
+    def where(self) -> str:
+        return f"engine {self.engine.id} ({self.path})"
+
+    def check(self, inputs: Tensors, outputs: Tensors) -> None:
+        """Refuse a file with other tensors than the bundle says.
+
+        Raises:
+            BackendError: names both.
+        """
+        for what, expected, got in (("inputs", self.inputs, inputs), ("outputs", self.outputs, outputs)):
+            if got != expected:
+                raise BackendError(
+                    f"{self.where}: expected {what} {listed(expected)}, got {listed(got)}; "
+                    "export the bundle anew"
+                )
+
+    def sample(self) -> Feeds:
+        """Some values of all inputs, to try the engine with."""
+        values = {"image": np.full(self.inputs["image"][1], 0.5, np.float32)}
+        return values | {
+            spec.name: encode_subset(spec, np.arange(spec.take)) for spec in self.engine.random_inputs
+        }
+
+    def cannot_load(self, runtime: str, error: Exception) -> BackendError:
+        return BackendError(
+            f"{self.where}: {runtime} can't load it: {one_line(error)}; export the bundle anew"
+        )
+
+    def failed(self, why: str) -> BackendError:
+        return BackendError(f"{self.where}: failed while running: {why}")
+
+
+class Session(Protocol):
+    """One engine, loaded."""
+
+    def run(self, feeds: Feeds) -> Float:
+        """Its output for all its inputs by name; a new array.
+
+        Raises:
+            BackendError: names the engine.
+        """
+        ...
+
+
+S = TypeVar("S", bound=Session)
+
+
+class SessionBackend(ABC, Generic[S]):
+    """A bundle's engines as sessions.
+
+    Args:
+        bundle: a verified bundle.
+        precision: "fp32", "fp16" or "int8"; every engine must have it.
+        threads: per session; None takes one, or, if ``may_grow``, all that the process may use where an
+            engine needs over ``SLOW_MS``.
+
+    Raises:
+        BackendError: an engine can't be loaded, doesn't run, or has other inputs or outputs than the bundle
+            says.
+    """
+
+    name: str
+    version: str
+
+    def __init__(
+        self, bundle: Bundle, precision: Precision, threads: int | None, *, may_grow: bool = True
+    ) -> None:
+        self.precision: Precision = precision
+        self.threads = threads or 1
+        self._bundle = bundle
+        self._purifiers: tuple[S, ...] = ()
+        self._classifiers: tuple[S, ...] = ()
+        self._closed = False
+        slowest_ms = self._load()
+        cpus = available_cpus()
+        if threads is None and may_grow and slowest_ms > SLOW_MS and cpus > 1:
+            self.threads = cpus
+            self._load()
+
+    def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
+        start = perf_counter()
+        purified = self.purify(draw.purifier, image, draw.random_inputs)
+        checked(purified, image.shape, draw.purifier_id)
+        middle = perf_counter()
+        logits = self.classify(draw.classifier, purified)
+        end = perf_counter()
+        return Inference(logits, purified if want_purified else None, middle - start, end - middle)
+
+    def purify(self, purifier: int, image: Float, random_inputs: Mapping[str, np.ndarray]) -> Float:
+        self._check_open()
+        return self._purifiers[purifier].run({"image": image, **random_inputs})
+
+    def classify(self, classifier: int, image: Float) -> Float:
+        self._check_open()
+        return self._classifiers[classifier].run({"image": image})
+
+    def close(self) -> None:
+        """Release the engines; closing twice is harmless."""
+        self._closed = True
+        self._purifiers = self._classifiers = ()
+
+    @abstractmethod
+    def _open(self, file: EngineFile) -> S:
+        """A session of ``file`` with ``self.threads`` threads, its tensors checked."""
+
+    def _load(self) -> float:
+        """Open every engine and run it, once to prove that it runs and once for time; the slowest, in ms."""
+        manifest = self._bundle.manifest
+        image: Tensor = ("float32", (1, 3, manifest.image.height, manifest.image.width))
+        logits: Tensor = ("float32", (1, len(self._bundle.labels)))
+        purifiers = [self._file(engine, image, {"purified": image}) for engine in manifest.purifiers]
+        classifiers = [self._file(engine, image, {"logits": logits}) for engine in manifest.classifiers]
+        self._purifiers = tuple(self._open(file) for file in purifiers)
+        self._classifiers = tuple(self._open(file) for file in classifiers)
+        sessions, files = (*self._purifiers, *self._classifiers), (*purifiers, *classifiers)
+        return max(_run_ms(session, file) for session, file in zip(sessions, files, strict=True))
+
+    def _file(self, engine: Engine, image: Tensor, outputs: Tensors) -> EngineFile:
+        inputs = {"image": image} | {spec.name: (spec.dtype, spec.shape) for spec in engine.random_inputs}
+        return EngineFile(engine, self._bundle.path(engine.onnx[self.precision]), inputs, outputs)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(f"backend {self.name}: it is closed; load it again")
+
+
+def listed(tensors: Tensors) -> str:
+    """Names, dtypes and shapes, for an error's text."""
+    return ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in sorted(tensors.items()))
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _run_ms(session: Session, file: EngineFile) -> float:
+    """The shorter of two runs, in ms."""
+    feeds = file.sample()
+    times_ms: list[float] = []
+    for _ in range(2):
+        start = perf_counter()
+        session.run(feeds)
+        times_ms.append((perf_counter() - start) * 1e3)
+    return min(times_ms)

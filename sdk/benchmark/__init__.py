@@ -1,0 +1,136 @@
+"""What the runtime costs beyond the engines it runs, and whether that is within its bounds.
+
+    report = run(only=["stages"], frames=300)
+    gate(report)
+
+Times on their own say little, since they are a machine's; so every section compares two sides that take turns
+in one run, and the gate holds their ratios.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import msgspec
+
+from sdk.benchmark import endurance
+from sdk.benchmark import frames as one_frame
+from sdk.benchmark.bounds import OVERHEAD_BOUND, checks, gate
+from sdk.benchmark.children import NotMeasured
+from sdk.benchmark.first_result import start
+from sdk.benchmark.report import Report, as_json
+from sdk.benchmark.subject import Subject, check_size, load, natural_frame, open_bundle, parse_size
+from sdk.benchmark.table import render
+from sdk.benchmark.throughput import loop
+from sdk.benchmark.torch_eager import eager
+from sdk.bundle import Bundle
+from sdk.cpus import available_cpus
+from sdk.errors import UsageError
+
+__all__ = [
+    "OVERHEAD_BOUND",
+    "SECTIONS",
+    "Report",
+    "as_json",
+    "gate",
+    "natural_frame",
+    "parse_size",
+    "render",
+    "run",
+    "steps",
+]
+
+SECTIONS: dict[str, Callable[[Subject], Any]] = {
+    "stages": one_frame.stages,
+    "preprocess": one_frame.preprocess,
+    "votes": one_frame.votes,
+    "banks": one_frame.banks,
+    "memory": endurance.memory,
+    "loop": loop,
+    "start": start,
+    "eager": eager,
+}
+
+
+def run(
+    bundle: str | os.PathLike[str] | Bundle | None = None,
+    *,
+    only: Sequence[str] = (),
+    frames: int = 1000,
+    votes: int = 1,
+    precision: str = "auto",
+    frame_size: tuple[int, int] = (1280, 720),
+    soak: int | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Report:
+    """Measure a bundle in ONNX Runtime on this machine.
+
+    Args:
+        bundle: a bundle or its folder; None takes the one in the package.
+        only: the ``SECTIONS`` to measure; all of them if there is none.
+        frames: that the stages are timed on; other sections take a share of them.
+        votes: draws per frame, of the stages and the loop.
+        precision: as of ``Purifier.load``.
+        frame_size: (width, height) in pixels.
+        soak: this many frames through the loop as well; None leaves that out.
+        on_step: called with its name as each of ``steps`` begins.
+
+    Raises:
+        UsageError: an argument is impossible.
+        BundleError, BackendError: as ``Purifier.load``.
+    """
+    sections = _sections(only)
+    if frames < 1:
+        raise UsageError(f"frames: expected >= 1, got {frames}")
+    if soak is not None and soak < endurance.FEWEST_FRAMES:
+        raise UsageError(f"--soak: expected at least {endurance.FEWEST_FRAMES} frames, got {soak}")
+    opened = open_bundle(bundle)
+    check_size(opened, frame_size)
+    say = on_step or (lambda name: None)
+    with closing(load(opened, precision)) as backend:
+        subject = Subject(opened, backend, precision, natural_frame(*frame_size), votes, frames)
+        found: dict[str, Any] = {}
+        missing: dict[str, str] = {}
+        measures = {name: SECTIONS[name] for name in sections}
+        if soak is not None:
+            measures["soak"] = lambda subject: endurance.soak(subject, soak, on_tenth=lambda: say("soak"))
+        for name, measure in measures.items():
+            say(name)
+            try:
+                found[name] = measure(subject)
+            except NotMeasured as reason:
+                missing[name] = str(reason)
+        report = Report(**_facts(subject), **found, not_measured=missing)
+    return msgspec.structs.replace(report, checks=tuple(checks(report)))
+
+
+def steps(only: Sequence[str], soak: int | None) -> int:
+    """How often ``run`` will call ``on_step``."""
+    return len(_sections(only)) + (1 + endurance.TENTHS if soak is not None else 0)
+
+
+def _sections(only: Sequence[str]) -> list[str]:
+    for name in only:
+        if name not in SECTIONS:
+            raise UsageError(f"--only {name}: expected one of {', '.join(SECTIONS)}")
+    return [name for name in SECTIONS if not only or name in only]
+
+
+def _facts(subject: Subject) -> dict[str, Any]:
+    image = subject.bundle.manifest.image
+    return {
+        "bundle": subject.bundle.manifest.name,
+        "backend": subject.backend.name,
+        "version": subject.backend.version,
+        "precision": subject.backend.precision,
+        "threads": subject.backend.threads,
+        "cpus": available_cpus(),
+        "image_width": image.width,
+        "image_height": image.height,
+        "frame_width": subject.frame_size[0],
+        "frame_height": subject.frame_size[1],
+        "frames": subject.frames,
+    }

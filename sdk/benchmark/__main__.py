@@ -1,0 +1,33 @@
+"""What the benchmark runs in processes of their own: ``python -m sdk.benchmark resident|soak …``.
+
+Prints JSON on standard output, and an error of the SDK's as one line on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import cast
+
+import msgspec
+
+from sdk.backends.onnxruntime import OnnxRuntimeBackend
+from sdk.benchmark import endurance
+from sdk.benchmark.subject import with_bank_of
+from sdk.bundle import Bundle, Precision
+from sdk.errors import EdgePurifyError
+
+
+def main(what: str, folder: str, precision: str, *numbers: str) -> None:
+    threads, width, height, purifiers, frames = map(int, numbers)
+    bundle = with_bank_of(Bundle.open(folder), purifiers)
+    backend = OnnxRuntimeBackend(bundle, cast(Precision, precision), threads)
+    measure = {"resident": endurance.resident_bytes, "soak": endurance.endure}[what]
+    for found in measure(bundle, backend, (width, height), frames):
+        print(msgspec.json.encode(found).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except EdgePurifyError as error:
+        sys.exit(str(error))

@@ -1,0 +1,169 @@
+"""What a run of the benchmark found: plain figures, by section, and the checks that they were held to."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Quantiles(msgspec.Struct, frozen=True):
+    """Of many times, in milliseconds."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+
+class Stages(msgspec.Struct, frozen=True):
+    """A frame, stage by stage, and the least that must be done for it.
+
+    Attributes:
+        votes: draws per frame.
+        ours: preprocess, draw, purify, classify and "total", which is what a caller waits for.
+        bare: one integer-factor resize, the sessions of a purifier and a classifier, and their "total".
+        engines: each engine's bare session, by id.
+        draw_us: median microseconds of one draw by itself.
+        frames_per_s: of the purifier alone.
+    """
+
+    votes: int
+    ours: dict[str, Quantiles]
+    bare: dict[str, Quantiles]
+    engines: dict[str, Quantiles]
+    draw_us: float
+    frames_per_s: float
+
+
+class Preprocess(msgspec.Struct, frozen=True):
+    """Frame to engine image, against a plain ``INTER_AREA`` of the frame's full centre."""
+
+    ours: Quantiles
+    full_centre: Quantiles
+
+
+class Votes(msgspec.Struct, frozen=True):
+    """A frame under several draws, against one resize and the bare sessions of as many."""
+
+    votes: int
+    ours: Quantiles
+    bare: Quantiles
+
+
+class Bank(msgspec.Struct, frozen=True):
+    """A frame with a bank of so many purifiers, made of the bundle's own."""
+
+    purifiers: int
+    ours: Quantiles
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Resident memory of fresh processes with a small and a large bank, in bytes.
+
+    ``added_files_bytes`` are the ONNX files of the ``added_sessions`` that the large bank has more.
+    """
+
+    small_purifiers: int
+    small_bytes: int
+    large_purifiers: int
+    large_bytes: int
+    added_sessions: int
+    added_files_bytes: int
+
+
+class Throughput(msgspec.Struct, frozen=True):
+    """The loop over a video file.
+
+    Attributes:
+        saving: whether an annotated video was written.
+        frames_per_s: of the loop.
+        possible_frames_per_s: min(1 / slowest stage, CPUs / CPU seconds of all stages), each stage by itself.
+        stages_ms: reading, purifying, and writing if there was any, a frame, each by itself.
+        cpu_ms: of all stages together, a frame.
+        cpus: that the process may use.
+    """
+
+    saving: bool
+    frames_per_s: float
+    possible_frames_per_s: float
+    stages_ms: dict[str, float]
+    cpu_ms: float
+    cpus: int
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Seconds from a process's start to its first result, of each process after the first."""
+
+    seconds: tuple[float, ...]
+
+
+class Eager(msgspec.Struct, frozen=True):
+    """A frame here and through the twin in torch eager, with the thread count that serves torch best."""
+
+    torch: str
+    torch_threads: int
+    ours: Quantiles
+    eager: Quantiles
+
+
+class Soak(msgspec.Struct, frozen=True):
+    """A long run of the loop; the first tenth of the frames is the warm-up.
+
+    Attributes:
+        frames: how many went through.
+        growth_bytes: of the resident memory, from the first tenth's end to the highest tenth's end after it.
+        first, last: p50 of the first and of the last tenth, in milliseconds, and beside it that of the
+            bare engines.
+    """
+
+    frames: int
+    growth_bytes: int
+    first_ms: float
+    first_bare_ms: float
+    last_ms: float
+    last_bare_ms: float
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One figure held to a bound; ``at_least`` tells a lower bound from an upper one."""
+
+    name: str
+    measured: float
+    bound: float
+    unit: str
+    passed: bool
+    at_least: bool = False
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One run.
+
+    A section that was not asked for is None or empty; one that was, and could not be measured here, says why
+    in ``not_measured``.
+    """
+
+    bundle: str
+    backend: str
+    version: str
+    precision: str
+    threads: int
+    cpus: int
+    image_width: int
+    image_height: int
+    frame_width: int
+    frame_height: int
+    frames: int
+    stages: Stages | None = None
+    preprocess: Preprocess | None = None
+    votes: tuple[Votes, ...] = ()
+    banks: tuple[Bank, ...] = ()
+    memory: Memory | None = None
+    loop: tuple[Throughput, ...] = ()
+    start: Start | None = None
+    eager: Eager | None = None
+    soak: Soak | None = None
+    not_measured: dict[str, str] = {}
+    checks: tuple[Check, ...] = ()
+
+
+def as_json(report: Report) -> str:
+    """The report as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()

@@ -1,0 +1,118 @@
+"""The loop over a real video file, against what its stages allow when each runs by itself.
+
+Each round times reading, purifying, writing and then the loop of all of them, so that a busy machine slows
+them alike.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from time import perf_counter, process_time
+
+import cv2
+import numpy as np
+
+from sdk.benchmark.children import NotMeasured
+from sdk.benchmark.report import Throughput
+from sdk.benchmark.subject import Subject, Synthetic
+from sdk.cpus import available_cpus
+from sdk.loop import run
+from sdk.purifier import Purifier
+from sdk.result import Result
+from sdk.sinks import open_save
+from sdk.sources import Frame, open_source
+
+ROUNDS = 3
+FRAMES = 120  # of the video
+FPS = 30.0
+HELD = 8  # decoded frames that the purifier and the writer are timed on; 22 MB at 1280x720
+CODEC, SUFFIX = "mp4v", ".mp4"
+
+Seconds = tuple[float, float]  # of wall time and of CPU time, a frame
+
+
+def loop(subject: Subject) -> tuple[Throughput, ...]:
+    """Frames a second of the loop over a video of the subject's frame size, without and with saving one.
+
+    Raises:
+        NotMeasured: OpenCV can't write a video here.
+    """
+    with tempfile.TemporaryDirectory(prefix="edge-purify-") as folder:
+        video = _write_video(Path(folder, "source" + SUFFIX), subject)
+        return tuple(_throughput(subject, video, saving=saving) for saving in (False, True))
+
+
+def _throughput(subject: Subject, video: Path, *, saving: bool) -> Throughput:
+    purifier = subject.purifier(subject.votes)
+    stages: dict[str, list[Seconds]] = {}
+    loops_s = []
+    for _ in range(ROUNDS):
+        for name, seconds in _stages(purifier, video, saving):
+            stages.setdefault(name, []).append(seconds)
+        loops_s.append(_loop_s(purifier, video, saving))
+    wall_s, cpu_s = (
+        {name: float(np.median([seconds[clock] for seconds in rounds])) for name, rounds in stages.items()}
+        for clock in (0, 1)
+    )
+    cpus = available_cpus()
+    return Throughput(
+        saving=saving,
+        frames_per_s=1 / float(np.median(loops_s)),
+        possible_frames_per_s=min(1 / max(wall_s.values()), cpus / sum(cpu_s.values())),
+        stages_ms={name: seconds * 1e3 for name, seconds in wall_s.items()},
+        cpu_ms=sum(cpu_s.values()) * 1e3,
+        cpus=cpus,
+    )
+
+
+def _stages(purifier: Purifier, video: Path, saving: bool) -> Iterator[tuple[str, Seconds]]:
+    """Each stage by itself, seconds a frame."""
+    with open_source(video) as source:
+        yield "read", _per_frame(lambda: sum(1 for _ in source), FRAMES)
+    with open_source(video) as source:
+        held = list(islice(source, HELD))
+    done: list[tuple[Frame, Result]] = []
+
+    def purify() -> None:
+        done[:] = [(held[n % HELD], purifier(held[n % HELD].image)) for n in range(FRAMES)]
+
+    yield "purify", _per_frame(purify, FRAMES)
+    if not saving:
+        return
+
+    def write() -> None:
+        with open_save(video.with_name("alone" + SUFFIX), FPS) as sink:
+            for frame, result in done:
+                sink.write(frame, result)
+
+    yield "write", _per_frame(write, FRAMES)
+
+
+def _loop_s(purifier: Purifier, video: Path, saving: bool) -> float:
+    """Seconds a frame of the whole loop, from an open source to the last frame written."""
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(video))
+        sinks = [open_save(video.with_name("saved" + SUFFIX), FPS)] if saving else []
+        start = perf_counter()
+        summary = run(purifier, source, sinks)
+        return (perf_counter() - start) / summary.frames
+
+
+def _per_frame(work: Callable[[], object], frames: int) -> Seconds:
+    wall, cpu = perf_counter(), process_time()
+    work()
+    return (perf_counter() - wall) / frames, (process_time() - cpu) / frames
+
+
+def _write_video(path: Path, subject: Subject) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*CODEC), FPS, subject.frame_size)
+    if not writer.isOpened():
+        raise NotMeasured(f"OpenCV has no {CODEC} encoder here to write a video with")
+    for frame in Synthetic(*subject.frame_size, FRAMES):
+        writer.write(frame.image)
+    writer.release()
+    return path

@@ -1,0 +1,480 @@
+"""The preview, over real HTTP: what it shows, to whom, and that nobody who looks holds the loop up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sdk.annotate import annotate
+from sdk.bundle import Bundle
+from sdk.cli import main
+from sdk.errors import SinkError, UsageError
+from sdk.preview import Address, Preview, feed, server
+from sdk.preview.address import Guard
+from sdk.preview.feed import Feed, Status
+from sdk.preview.sink import TOKEN_VARIABLE
+from sdk.records import record
+from sdk.roi import Roi
+from sdk.sources import open_source
+from tests.sdk.conftest import DEADLINE_S, MjpegServer, make_frame, make_result, wait_until
+from tests.sdk.test_cli import COMMAND
+
+
+class Answer(NamedTuple):
+    code: int
+    body: bytes
+    headers: dict[str, str]
+
+
+def get(url: str, path: str = "", **headers: str) -> Answer:
+    """GET ``path`` under the page's address, with its token."""
+    page = urlsplit(url)
+    target = page._replace(path="/" + path).geturl()
+    try:
+        with urlopen(Request(target, headers=headers), timeout=DEADLINE_S) as answer:
+            return Answer(answer.status, answer.read(), dict(answer.headers))
+    except HTTPError as error:
+        return Answer(error.code, error.read(), dict(error.headers))
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture
+def preview(bundle: Bundle) -> Iterator[Preview]:
+    with Preview("0", bundle) as opened:
+        yield opened
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "is_local"),
+    [
+        ("8080", "127.0.0.1", 8080, True),
+        ("localhost:0", "localhost", 0, True),
+        ("127.0.0.5:65535", "127.0.0.5", 65535, True),
+        ("[::1]:80", "::1", 80, True),
+        ("0.0.0.0:8080", "0.0.0.0", 8080, False),
+        ("[::]:8080", "::", 8080, False),
+        ("camera.lan:8080", "camera.lan", 8080, False),
+    ],
+)
+def test_address(text: str, host: str, port: int, is_local: bool) -> None:
+    address = Address.parse(text)
+    assert (address.host, address.port, address.is_local) == (host, port, is_local)
+    assert Address.parse(str(address)) == address
+    url = urlsplit(address.url)
+    assert url.port == port
+    assert url.hostname == (socket.gethostname().lower() if host in ("0.0.0.0", "::") else host)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "http", ":8080", "65536", "-1", "::1:8080", "host:", "a:b:1", "1.5", "٣"]
+)
+def test_what_is_no_address_is_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match=r"expected \[HOST:\]PORT, such as 8080"):
+        Address.parse(text)
+
+
+# --- what it shows
+
+
+def test_page_is_whole_in_itself(preview: Preview) -> None:
+    page = get(preview.url)
+    assert (page.code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert b"<title>edge-purify</title>" in page.body
+    assert b"http" not in page.body, "it needs nothing from elsewhere"
+    assert page.headers["Cache-Control"] == "no-store"
+    assert page.headers["Referrer-Policy"] == "no-referrer"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+
+
+def test_status_before_and_after_the_first_frame(preview: Preview, bundle: Bundle) -> None:
+    def status() -> Status:
+        return msgspec.json.decode(get(preview.url, "status").body, type=Status)
+
+    empty = status()
+    assert (empty.bundle, empty.trouble, empty.frames, empty.newest) == ("tiny", None, 0, None)
+    assert get(preview.url, "pair.png").code == 404
+    frame = replace(make_frame(4), roi=Roi(0, 0, 20, 20))
+    preview.write(make_frame(0), make_result(label=None))
+    preview.write(frame, make_result(n_draws=2))
+    after = status()
+    assert (after.frames, after.skipped, after.missed) == (2, 1, 3)
+    assert after.newest == record(frame, make_result(n_draws=2), bundle.labels)
+    assert after.latency_ms["total"] == (2.0, 2.0, 2.0)
+
+
+def test_pair_is_what_enters_the_engines_and_what_comes_out(preview: Preview) -> None:
+    frame = replace(make_frame(), roi=Roi(16, 0, 48, 48))
+    frame.image[:, :16] = 255  # outside
+    preview.write(frame, make_result())
+    answer = get(preview.url, "pair.png")
+    assert answer.headers["Content-Type"] == "image/png"
+    pair = cv2.imdecode(np.frombuffer(answer.body, np.uint8), cv2.IMREAD_COLOR)
+    assert pair.shape == (16, 32, 3)
+    assert np.all(pair[:, :16] == (200, 60, 60))
+    assert np.all(pair[:, 16:] == (0, 0, 255))
+    preview.write(make_frame(1), make_result(label=None))
+    assert get(preview.url, "pair.png").code == 404, "a skipped frame has no purified picture"
+
+
+def test_live_picture_is_a_stream_that_the_runtime_itself_can_read(preview: Preview) -> None:
+    result = make_result()
+    expected = annotate(make_frame(size=(480, 640)).image, result)
+    stop = threading.Event()
+
+    def loop() -> None:
+        for index in range(100_000):
+            preview.write(make_frame(index, (480, 640)), result)
+            if stop.wait(0.01):
+                return
+
+    writer = threading.Thread(target=loop)
+    writer.start()
+    try:
+        with open_source(preview.url + "live.mjpg") as source:
+            image = next(iter(source)).image
+    finally:
+        stop.set()
+        writer.join()
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).mean() < 3, "but for JPEG"
+
+
+def test_large_frames_are_sent_smaller(preview: Preview) -> None:
+    preview.write(make_frame(size=(1080, 1920)), make_result())
+    with Viewer(preview) as viewer:
+        assert next(viewer.pictures()).shape[1] == 1280
+
+
+def test_metrics_are_prometheus(preview: Preview) -> None:
+    for index, label in enumerate(["red", "red", "blue", None]):
+        preview.write(make_frame(2 * index), replace(make_result(label, n_draws=2), suspicion=0.25 * index))
+    answer = get(preview.url, "metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(answer.body.decode())
+        for sample in family.samples
+    }
+    assert samples["edge_purify_frames_total",] == 4
+    assert samples["edge_purify_frames_skipped_total",] == 1
+    assert samples["edge_purify_frames_missed_total",] == 3
+    assert samples["edge_purify_labels_total", "red"] == 2
+    assert samples["edge_purify_draws_total", "classifier-00", "purifier-01"] == 4
+    assert samples["edge_purify_suspicion_bucket", "0.3"] == 2
+    assert samples["edge_purify_suspicion_sum",] == pytest.approx(1.5)
+    assert samples["edge_purify_stage_seconds_count", "total"] == 4
+    assert samples["edge_purify_stage_seconds_sum", "total"] == pytest.approx(4 * 2.0e-3)
+    assert samples["edge_purify_stage_seconds_bucket", "0.001", "total"] == 0
+    assert samples["edge_purify_stage_seconds_bucket", "0.0025", "total"] == 4
+
+
+def test_each_run_counts_for_itself(preview: Preview, bundle: Bundle) -> None:
+    preview.write(make_frame(), make_result())
+    with Preview("0", bundle) as other:
+        assert b"edge_purify_frames_total 0.0" in get(other.url, "metrics").body
+
+
+# --- health
+
+
+def test_health_follows_the_loop(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get(preview.url, "healthz")[:2] == (200, b"ok\n")
+    monkeypatch.setattr(feed, "STALLED_S", -1.0)
+    assert get(preview.url, "healthz")[:2] == (503, b"stalled\n")
+
+
+def test_feed_tells_silence_from_failing_engines(bundle: Bundle) -> None:
+    now = 100.0
+    fed = Feed(bundle, clock=lambda: now)
+    for index in range(20):
+        now = 100.0 + index / 2
+        fed.add(make_frame(index), make_result())
+    status = fed.status()
+    assert status.frames_per_s == pytest.approx(20 / 9.5, abs=0.01)
+    now += 10.0
+    assert fed.trouble is None
+    assert fed.status().frames_per_s == pytest.approx(0.1), "the frames of the last ten seconds count"
+    now += 1.0
+    assert fed.trouble == "no frame for 11 s"
+    assert fed.status().latency_ms == {}
+    fed.add(make_frame(20), make_result(label=None))
+    assert fed.trouble == "no label for 11 s: engine purifier-00: failed"
+    fed.add(make_frame(21), make_result())
+    assert fed.trouble is None
+
+
+# --- who may look
+
+
+@pytest.fixture
+def exposed(bundle: Bundle) -> Iterator[Preview]:
+    with Preview("0.0.0.0:0", bundle) as opened:
+        yield opened
+
+
+def test_others_need_the_token(exposed: Preview) -> None:
+    token = urlsplit(exposed.url).query
+    assert len(token) > len("token=") + 20
+    page = f"http://127.0.0.1:{exposed.address.port}/"
+    for path in ("", "live.mjpg", "pair.png", "status", "metrics", "nothing"):
+        refused = get(page, path)
+        assert refused.code == 401, path
+        assert b"take the address as edge-purify printed it" in refused.body
+    assert get(page + "?token=wrong").code == 401
+    assert get(page, Authorization="Bearer wrong").code == 401
+    assert get(page + "?" + token, "status").code == 200
+    assert get(page, "metrics", Authorization="Bearer " + token.removeprefix("token=")).code == 200
+    assert get(page, "healthz").code == 200
+
+
+def test_tokens_are_fresh_unless_given(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (Preview("0.0.0.0:8080", bundle).url for _ in range(2))
+    assert first != second
+    assert Preview("8080", bundle).url == "http://127.0.0.1:8080/"
+    monkeypatch.setenv(TOKEN_VARIABLE, "sesame")
+    assert Preview("8080", bundle).url == "http://127.0.0.1:8080/?token=sesame"
+
+
+def test_web_page_under_another_name_can_not_read_a_local_preview(preview: Preview) -> None:
+    port = preview.address.port
+    for host in (f"evil.example:{port}", "evil.example", "127.0.0.1.evil.example", ""):
+        assert get(preview.url, "status", Host=host).code in (400, 403), host
+    for host in (f"localhost:{port}", "LOCALHOST", f"127.0.0.1:{port}"):
+        assert get(preview.url, "status", Host=host).code == 200, host
+
+
+def test_guard_of_ipv6_knows_its_name() -> None:
+    guard = Guard.of(Address.parse("[::1]:8080"), None)
+    assert guard.admits("[::1]:8080", None)
+    assert guard.admits("[::1]", None)
+    assert not guard.admits("[::2]:8080", None)
+
+
+# --- viewers
+
+
+class Viewer:
+    """Somebody who watches the live picture over a raw connection; HTTP/1.0, whose bodies are not chunked."""
+
+    def __init__(self, preview: Preview) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", preview.address.port), timeout=DEADLINE_S)
+        self._socket.sendall(b"GET /live.mjpg HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        self._stream = self._socket.makefile("rb")
+
+    def status(self) -> int:
+        return int(self._stream.readline().split()[1])
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """Each as soon as it is there whole, to the end of the stream."""
+        size = 0
+        for line in self._stream:
+            if line.startswith(b"Content-Length"):
+                size = int(line.split(b":")[1])
+            elif line == b"\r\n" and size:
+                jpeg = np.frombuffer(self._stream.read(size), np.uint8)
+                size = 0
+                yield cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+
+    def __enter__(self) -> Viewer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+        self._socket.close()
+
+
+def test_viewer_who_takes_nothing_holds_nobody_up_and_is_dropped(
+    preview: Preview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_VIEWERS", 2)
+    monkeypatch.setattr(server, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(server, "MOST_FRAMES_PER_S", 1000)
+    noise = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
+    n_written = 0
+
+    def write_one_more() -> None:
+        nonlocal n_written
+        preview.write(replace(make_frame(n_written), image=noise), make_result())
+        n_written += 1
+
+    write_one_more()
+    with Viewer(preview) as idle, Viewer(preview) as keen:
+        assert idle.status() == 200
+        seen = keen.pictures()
+        next(seen)
+        for _ in range(30):  # some 30 MB of pictures, far more than the idle one's buffers take
+            write_one_more()
+            next(seen)
+
+        def has_room() -> bool:
+            write_one_more()
+            next(seen)
+            with Viewer(preview) as third:
+                return third.status() == 200
+
+        wait_until(has_room, "the idle viewer to be dropped")
+
+
+def test_viewers_are_bounded_and_a_place_is_free_once_one_leaves(
+    preview: Preview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_VIEWERS", 1)
+    with Viewer(preview) as first:
+        assert first.status() == 200
+        refused = get(preview.url, "live.mjpg")
+        assert (refused.code, refused.body) == (503, b"1 are watching, which is as many as can\n")
+        assert get(preview.url, "status").code == 200, "only the stream is bounded"
+
+    def admitted() -> bool:
+        with Viewer(preview) as next_one:
+            return next_one.status() == 200
+
+    wait_until(admitted, "the first viewer's place, though no frame came")
+
+
+def test_viewer_sees_the_newest_frame_not_every_frame(
+    preview: Preview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(50):
+        preview.write(make_frame(index), make_result())
+    with Viewer(preview) as viewer:
+        seen = viewer.pictures()
+        next(seen)
+        changed = make_frame(50)
+        changed.image[:] = 255
+        preview.write(changed, make_result())
+        assert next(seen)[5, 5].min() > 240, "the next picture is the newest frame's"
+
+
+# --- start and end
+
+
+def test_end_is_the_end_of_the_stream(bundle: Bundle) -> None:
+    with Preview("0", bundle) as opened:
+        opened.write(make_frame(), make_result())
+        viewer = Viewer(opened)
+        seen = viewer.pictures()
+        next(seen)
+    assert list(seen) == []
+    opened.close()
+    with viewer, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", opened.address.port), timeout=DEADLINE_S)
+
+
+def test_closing_what_was_never_opened_is_harmless(bundle: Bundle) -> None:
+    Preview("0", bundle).close()
+
+
+def test_port_in_use_is_one_line(preview: Preview, bundle: Bundle) -> None:
+    port = preview.address.port
+    with pytest.raises(SinkError, match=rf"--serve 127\.0\.0\.1:{port}: another program listens there"):
+        Preview(str(port), bundle).open()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_foreign_address_is_one_line(host: str, bundle: Bundle) -> None:
+    with pytest.raises(SinkError, match=rf"--serve {host}:0: this machine can't listen there \(.+\); give"):
+        Preview(f"{host}:0", bundle).open()
+
+
+@pytest.mark.parametrize("package", ["aiohttp", "prometheus_client"])
+def test_missing_package_names_the_extra(
+    package: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [
+        name for name in sys.modules if name.startswith(("sdk.preview.metrics", "sdk.preview.server"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SinkError, match=rf"{package}.*pip install 'edge-purify\[web\]'"):
+        Preview("0", bundle).open()
+
+
+def test_nonsense_is_answered_and_leaves_no_traceback(
+    preview: Preview, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for nonsense in (b"\x16\x03\x01\x02\x00 hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 10_000):
+        with socket.create_connection(("127.0.0.1", preview.address.port), timeout=DEADLINE_S) as raw:
+            raw.sendall(nonsense)
+            assert b"200 OK" not in raw.recv(1000)
+    assert get(preview.url, "../../../etc/passwd").code == 404
+    assert get(preview.url, "healthz").code == 200
+    assert capfd.readouterr() == ("", "")
+
+
+# --- the command
+
+
+def test_command_serves_a_live_run_until_it_is_stopped(tiny_bundle: Path, mjpeg_server: MjpegServer) -> None:
+    process = subprocess.Popen(
+        [
+            *(*COMMAND, "--source", mjpeg_server.url(), "--bundle", tiny_bundle, "--backend", "onnxruntime"),
+            *("--serve", "0", "--votes", "2"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("edge-purify: preview at http://127.0.0.1:")
+        url = line.split()[-1]
+        wait_until(lambda: json.loads(get(url, "status").body)["frames"] >= 5, "five frames")
+        assert get(url, "pair.png").code == 200, "the purified picture is kept for it"
+        assert get(url, "healthz").code == 200
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("address", "code"), [("x", 2), ("192.0.2.1:0", 1)])
+def test_command_says_in_one_line_what_is_wrong(
+    address: str, code: int, tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((64, 64, 3), (30, 30, 220), np.uint8))
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                *("--source", str(tmp_path / "red.png"), "--bundle", str(tiny_bundle)),
+                *("--backend", "onnxruntime", "--serve", address),
+            ]
+        )
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (code, "", 1)
+    assert err.startswith("edge-purify: error: --serve ")
