@@ -95,7 +95,7 @@ class Twin(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """``bundle.json`` as it is on disk; ``robustness`` is the record that ``edge-train evaluate --gate`` holds."""
+    """``bundle.json`` as it is on disk; ``robustness`` is what ``edge-train evaluate --gate`` holds."""
 
     schema: int
     name: str

@@ -1,36 +1,23 @@
-"""``edge-train``: fetch a data set, fit a config, measure a checkpoint or a bundle."""
+"""``edge-train``: fetch a data set, fit a config, time it, ablate it, measure a checkpoint or a bundle.
+
+Exit codes: 0 done; 1 the work failed; 2 wrong usage; 3 a gate not met; 130 stopped by Ctrl-C or SIGTERM.
+"""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.errors import EdgePurifyError, UsageError
+from sdk.errors import UsageError
+from trainer.console import Group, Line, Stopped, bars, is_first_process
 
 if TYPE_CHECKING:
-    from trainer.data.fetch import OnProgress
     from trainer.progress import Progress
 
 
-class _Group(click.Group):
-    """Prints the project's errors as one line, with their exit codes."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except EdgePurifyError as error:
-            click.echo(f"edge-train: error: {error}", err=True)
-            ctx.exit(error.exit_code)
-
-
-@click.group(cls=_Group)
+@click.group(cls=Group)
 @click.version_option(package_name="edge-purify")
 def main() -> None:
     """Train purifiers and classifiers, and measure their robustness."""
@@ -62,14 +49,80 @@ def fit(
     images = open_dataset(loaded.data.name, data, "train", image_size=loaded.model.image_size)
     training, validation = split_for(loaded.recipe, images, loaded.data.validation)
     out = out or Path("runs") / loaded.name
-    line, board = _Line(), Board(out / "tensorboard")
+    line, board = Line(), Board(out / "tensorboard")
 
     def report(progress: Progress) -> None:
         line(progress)
         board(progress)
 
-    best = run(loaded, training, validation, out, resume=resume, report=report)
+    try:
+        best = run(loaded, training, validation, out, resume=resume, report=report)
+    except KeyboardInterrupt:
+        raise Stopped(_how_to_go_on(out)) from None
     click.echo(f"wrote {best}")
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder with the data set; random images by default."
+)
+@click.option("--seconds", type=click.FloatRange(min=0), default=60, show_default=True, help="How long.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key, as section.key.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all by default.")
+@click.option("--variants", is_flag=True, help="Also other precisions, layouts, compiled, two processes.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--gate", is_flag=True, help="Exit with 3 if the loop is below its share of the bare rate.")
+def benchmark(
+    config: Path,
+    data: Path | None,
+    seconds: float,
+    overrides: tuple[str, ...],
+    threads: int | None,
+    variants: bool,
+    as_json: bool,
+    gate: bool,
+) -> None:
+    """Time CONFIG's training loop against its forward and backward passes alone.
+
+    With --variants, each of the two comparisons takes as long again.
+    """
+    from trainer.config import load
+
+    loaded = load(config, overrides)
+    import msgspec
+    import torch
+    from rich.console import Console
+
+    from trainer import benchmark as bench
+    from trainer.banks import split_for
+    from trainer.data import open_dataset
+
+    if threads:
+        torch.set_num_threads(threads)
+    if data is None:
+        training = bench.synthetic(loaded)
+    else:
+        images = open_dataset(loaded.data.name, data, "train", image_size=loaded.model.image_size)
+        training, _ = split_for(loaded.recipe, images, loaded.data.validation)
+    with bars() as on_progress:
+        report = bench.run(loaded, training, seconds=seconds, on_progress=on_progress)
+        if variants:
+            from trainer import variants as others
+
+            found = others.ways(loaded, training, seconds=seconds, on_progress=on_progress)
+            given = [f"--data={data}"] if data else []
+            arguments = [str(config), *given, *(f"--set={override}" for override in overrides)]
+            found += others.processes(arguments, seconds=seconds)
+            report = msgspec.structs.replace(report, variants=found)
+    if not is_first_process():
+        return
+    if as_json:
+        click.echo(bench.as_json(report))
+    else:
+        Console(highlight=False).print(bench.render(report))
+    if gate:
+        bench.gate(report)
 
 
 @main.command()
@@ -85,7 +138,7 @@ def data(name: str, to: Path, url: str | None) -> None:
     """
     from trainer.data import check, fetch
 
-    with _bars() as on_progress:
+    with bars() as on_progress:
         fetch(name, to, url=url, on_progress=on_progress)
         found = check(name, to, on_progress=on_progress)
     counts = " and ".join(f"{count} {split} images" for split, count in found.images.items())
@@ -113,7 +166,7 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int) -> None:
     images = open_dataset(name, data, "train", image_size=loaded.image_size)
     if not isinstance(images, Images):
         raise DataError(f"{name}: a bank is for images in memory; leave recipe.bank out for folders")
-    with _bars() as on_progress:
+    with bars() as on_progress:
         made = make(
             loaded.defence,
             images,
@@ -123,6 +176,37 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int) -> None:
         )
     made.save(out)
     click.echo(f"wrote {out}")
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with the data set.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the runs.")
+@click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Runs of each arm.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads a run."
+)
+@click.option("--images", type=click.IntRange(min=2), default=2000, show_default=True,
+              help="Test images to evaluate on, from the first.")  # fmt: skip
+@click.option("--report", type=click.Path(path_type=Path), help="Markdown; OUT/ablation.md by default.")
+def ablate(config: Path, out: Path, seeds: int, report: Path | None, **options: Any) -> None:
+    """Train CONFIG, a REN, as it is and without each of its mechanisms, and compare what attacks leave.
+
+    A run that is finished is not repeated; one that was killed goes on where it stopped.
+    """
+    from trainer.ablation.arms import plan
+
+    variants = plan(config, seeds=seeds)  # before the heavy imports: a mistake in it is told at once
+    from trainer.ablation.command import ablate as run
+
+    report = report or out / "ablation.md"
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    run(variants, config=config, out=out, report=report, tell=tell, **options)
+    click.echo(f"wrote {report}")
 
 
 @main.command()
@@ -147,24 +231,24 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int) -> None:
 )
 @click.option("--against", type=click.Path(path_type=Path), help="Another one, on the same images.")
 @click.option("--backend", default="auto", show_default=True, help="What runs a bundle's engines.")
-@click.option("--precision", default="auto", show_default=True, help="The engines' precision.")
+@click.option("--precision", default="fp32", show_default=True, help="The engines' precision.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report as JSON.")
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for JSON, Markdown and plots.")
 @click.option("--into-bundle", is_flag=True, help="Add the figures to TARGET's bundle.json and model card.")
-@click.option("--record", type=click.Path(path_type=Path), help="Keep the adversarial images for --gate.")
-@click.option(
-    "--gate", type=click.Path(path_type=Path), help="Judge what --record kept; 3 if a point is lost."
-)
+@click.option("--record", is_flag=False, flag_value="", metavar="[PATH]",
+              help="Keep the perturbations for --gate, in a file or inside TARGET's bundle.")  # fmt: skip
+@click.option("--gate", is_flag=False, flag_value="", metavar="[PATH]",
+              help="Only judge anew what --record kept; exit with 3 if a point is lost.")  # fmt: skip
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/evaluate"), show_default=True,
               help="Where finished batches are kept, so that a killed evaluation goes on.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the attacks; all by default.")
 def evaluate(
     target: Path,
     data: Path | None,
-    gate: Path | None,
+    gate: str | None,
     json_path: Path | None,
     report: Path | None,
-    record: Path | None,
+    record: str | None,
     into_bundle: bool,
     threads: int | None,
     **options: Any,
@@ -181,60 +265,29 @@ def evaluate(
 
     if threads:
         torch.set_num_threads(threads)
-    with _bars() as on_progress:
-        if gate is not None:
-            runtime = {"backend": options["backend"], "precision": options["precision"]}
-            changes = command.hold_gate(gate, target, on_progress=on_progress, **runtime)
-            text = "\n".join(f"{name:<16} {change:+.1f} points" for name, change in changes.items())
-        elif data is None:
+    with bars() as on_progress:
+        if data is None:
             raise UsageError("--data: missing; name the folder with the data set")
+        request = command.Request(target=target, data=data, **options)
+        if gate is not None and record is not None:
+            raise UsageError("--gate and --record: expected one of them; a gate holds what is on record")
+        if gate is not None:
+            text = "\n".join(map(str, command.hold_gate(request, gate, on_progress)))
         else:
-            request = command.Request(target=target, data=data, **options)
             outputs = command.Outputs(json_path, report, record, into_bundle)
             text = render(command.run(request, outputs, on_progress))
     click.echo(text)
 
 
-@contextmanager
-def _bars() -> Iterator[OnProgress]:
-    """A bar on standard error for each thing that is being done, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+def _how_to_go_on(out: Path) -> str:
+    """What a stopped run in ``out`` left; a save is whole or not there, so the last one is what there is."""
+    from trainer import checkpoint
 
-    console = Console(stderr=True)
-    tasks: dict[str, TaskID] = {}
-    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-
-        def update(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield update
-
-
-class _Line:
-    """Progress as one line: rewritten in place on a terminal, every half minute elsewhere."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
-        self.shown = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        at_end = bool(progress.validation)
-        if not at_end and now - self.shown < (0.5 if self.terminal else 30):
-            return
-        self.shown = now
-        shown = progress.validation or progress.terms
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        left = timedelta(seconds=round(progress.seconds_left))
-        text = (
-            f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
-            f"{progress.images_per_s:.0f} images/s  {left} left  {'validation: ' if at_end else ''}{figures}"
-        )
-        click.echo(f"\r\x1b[2K{text}" if self.terminal else text, err=True, nl=at_end or not self.terminal)
+    last = out / "last.pt"
+    if not last.exists():
+        return f"nothing was saved yet, so nothing of {out} is left to go on from"
+    step = checkpoint.load(last)["position"]["step"]
+    return f"with --resume the run goes on from {last}, step {step}"
 
 
 if __name__ == "__main__":

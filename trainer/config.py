@@ -2,7 +2,8 @@
 
 A misspelt key, a wrong type or an impossible value is a ``UsageError`` that names the key, the value and the
 choices.
-``--set section.key=value`` overrides one key, with the value read as TOML.
+``--set section.key=value`` overrides one key, with the value read as TOML; another ``model.family`` leaves
+the file's purifier out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 from sdk.errors import UsageError
+from trainer.mistakes import explain
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Weight = Annotated[float, msgspec.Meta(ge=0)]
@@ -50,7 +52,7 @@ class RenPurifier(Section):
     atoms_kept: Count = 86  #: atoms that a draw's random mask leaves in place
     patch: Literal[4, 8] = 4
     iterations: Count = 2
-    threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.01
+    threshold: Weight = 0.01  #: initial, learned from there on; 0: no shrinkage, so a linear code
 
     def __post_init__(self) -> None:
         for key in ("atoms_per_encoder", "atoms_kept"):
@@ -198,7 +200,8 @@ class MaskedRecipe(Section, tag_field="kind", tag="masked"):
     """MAEP's first two stages: attacked images are brought back to the clean ones, some patches masked.
 
     The attack is PGD on the classifier alone.  It comes from ``bank``, a file that ``trainer.banks`` wrote;
-    if none is named, it is made anew in every step.  The second stage trains adapters only, without masking.
+    if none is named, it is made anew in every step, and for validation.  The second stage trains adapters
+    only, without masking.
     """
 
     bank: str | None = None
@@ -258,6 +261,7 @@ class Config(Section):
             )
 
 
+_FAMILY = ("model", "family")
 _RECIPES = {"ren": ("clean", "adversarial"), "maep": ("masked", "atop"), "none": ("adversarial",)}
 
 
@@ -271,7 +275,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path}: not TOML: {error}") from None
-    for override in overrides:
+    for override in sorted(overrides, key=_is_not_of_family):
         _override(tree, override)
     return from_dict(tree, where=f"config {path}")
 
@@ -281,7 +285,7 @@ def from_dict(tree: dict[str, Any], *, where: str) -> Config:
     try:
         return msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(f"{where}: {explain(error, Config, tree)}") from None
 
 
 def to_dict(config: msgspec.Struct) -> dict[str, Any]:
@@ -302,4 +306,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise UsageError(f"--set {override}: {section!r} is a value, not a section")
+    if (*sections, leaf) == _FAMILY and tree.get(leaf) != value:
+        tree.pop("purifier", None)  # its keys are the other family's
     tree[leaf] = value
+
+
+def _is_not_of_family(override: str) -> bool:
+    """Sorts the family first, so that it drops the file's purifier and none that an override describes."""
+    return tuple(override.partition("=")[0].strip().split(".")) != _FAMILY

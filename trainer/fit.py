@@ -1,32 +1,19 @@
-"""The training loop: one file, one loop, exact resume, any number of processes.
+"""The training loop: epochs of updates, each validated and saved; exact resume, any number of processes.
 
-A run is a function of its config and data.  Each step's random numbers are keyed by (seed, epoch, step) and
-drawn for the global batch, of which every process takes its rows.  So a run that was killed and resumed
-equals an unbroken one.
+A run is a function of its config and data, so one that was killed and resumed equals an unbroken one.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor
 
 from sdk.errors import UsageError
-from trainer import checkpoint, objectives
-from trainer import config as configs
-from trainer.config import AdversarialRecipe, AtopRecipe, Config
-from trainer.data import DataSet, augment, keyed_generator
-from trainer.models import Draw, build
-from trainer.optimization import make_average, make_optimizer, make_schedule
+from trainer import checkpoint
+from trainer.config import Config
+from trainer.data import DataSet
 from trainer.progress import Clock, Progress
-from trainer.start import begin
-from trainer.validation import clean_accuracy, pgd_accuracy, pictures
+from trainer.run import Run, open_fabric
 
 Report = Callable[[Progress], None]
 
@@ -52,11 +39,11 @@ def fit(
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is False, or its config is another one.
     """
-    _check_fit(config, training)
-    fabric = _fabric(config.optimizer.precision)
+    check_fit(config, training)
+    fabric = open_fabric(config.optimizer.precision)
     fabric.launch()
     _prepare_folder(out, resume)
-    run = _Run(config, fabric, training, out)
+    run = Run(config, fabric, training, out)
     if resume:
         run.restore(checkpoint.load(out / "last.pt"))
     else:
@@ -65,12 +52,8 @@ def fit(
         report = _silent
     clock = Clock(config.optimizer, run.steps)
     while run.step < run.steps:
-        clock.begin_epoch()
-        for images, labels, generator in run.rest_of_epoch():
-            terms = run.train_step(images, labels, generator)
-            report(clock.tick(run.step, terms))
-            if run.is_save_due():
-                run.save()
+        for progress in run.train_epoch(clock):
+            report(progress)
         figures = run.validate(validation)
         if run.has_collapsed(figures):
             run.roll_back()
@@ -80,210 +63,7 @@ def fit(
     return out / "best.pt"
 
 
-class _Run:
-    """The state of a run: model, average, optimizer, schedule and position."""
-
-    def __init__(self, config: Config, fabric: Fabric, training: DataSet, out: Path) -> None:
-        self.config, self.fabric, self.training, self.out = config, fabric, training, out
-        self.steps_per_epoch = len(training) // config.optimizer.batch_size
-        self.steps = config.optimizer.epochs * self.steps_per_epoch
-        self.step = 0
-        self.best = self.best_probe = -1.0
-        self.figures: dict[str, float] = {}
-        self.ancestors: dict[str, Any] = {}
-        self.defence = build(config.model, seed=config.seed)
-        if config.optimizer.channels_last:
-            self.defence.to(memory_format=torch.channels_last)
-        self.averaged = make_average(self.defence, config.optimizer.ema).to(fabric.device)
-        optimizer = make_optimizer(self.defence, config.optimizer)
-        self.schedule = make_schedule(optimizer, config.optimizer, self.steps)
-        self.plain_objective = objectives.build(self.defence, config)
-        self.objective, self.optimizer = fabric.setup(self.plain_objective, optimizer)
-
-    def begin(self) -> None:
-        """At the weights of the checkpoints that the config starts from."""
-        self.ancestors = begin(self.defence, self.config.start)
-
-    @property
-    def epoch(self) -> int:
-        """Whole epochs done."""
-        return self.step // self.steps_per_epoch
-
-    def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-        """The epoch's global batches from the run's position on, augmented, each with its step's generator.
-
-        The short batch at the end of an epoch is dropped.
-        """
-        epoch, seed, size = self.epoch, self.config.seed, self.config.optimizer.batch_size
-        order = torch.randperm(len(self.training), generator=keyed_generator(seed, "order", epoch))
-        positions = range(self.step % self.steps_per_epoch, self.steps_per_epoch)
-        batches = self.training.stream(order[p * size : (p + 1) * size] for p in positions)
-        for position, batch in zip(positions, batches, strict=True):
-            generator = keyed_generator(seed, "step", epoch, position)
-            data = self.config.data
-            images = augment(
-                batch.pixels, crop_padding=data.crop_padding, flip=data.flip, generator=generator
-            )
-            yield images, batch.targets, generator
-
-    def train_step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, float]:
-        """One update on a global batch; returns this process's terms of the loss."""
-        self.defence.train()
-        draw = self.defence.draw(len(labels), generator, strength=self._mask_strength())
-        noise = torch.rand(images.shape, generator=generator)
-        self.optimizer.zero_grad()
-        parts = self._own_rows(len(labels))
-        for count, rows in enumerate(parts, start=1):
-            with self.fabric.no_backward_sync(self.objective, enabled=count < len(parts)):
-                loss, terms = self._loss(images[rows], labels[rows], draw[rows], noise[rows])
-                self.fabric.backward(loss / len(parts))
-        self.optimizer.step()
-        self.schedule.step()
-        self.defence.after_update()
-        self.averaged.update_parameters(self.defence)
-        self.step += 1
-        return {name: float(term) for name, term in terms.items()}
-
-    def _loss(
-        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        device = self.fabric.device
-        layout = torch.channels_last if self.config.optimizer.channels_last else torch.contiguous_format
-        return self.objective(
-            images.to(device).contiguous(memory_format=layout),
-            labels.to(device),
-            draw.to(device),
-            noise.to(device),
-            step=self.step,
-            share=self.step / self.steps,
-        )
-
-    def _own_rows(self, batch_size: int) -> list[slice]:
-        """This process's rows of the global batch, a slice for each micro-batch.
-
-        Every part takes each n-th row, so that what an objective does with the first share of a batch is done
-        with the same images however many parts there are.
-        """
-        n_parts = self.fabric.world_size * self.config.optimizer.micro_batches
-        first = self.fabric.global_rank * self.config.optimizer.micro_batches
-        return [
-            slice(part, batch_size, n_parts)
-            for part in range(first, first + self.config.optimizer.micro_batches)
-        ]
-
-    def _mask_strength(self) -> float:
-        """From 0 to 1 between the two shares of training that the config names."""
-        start, end = self.config.loss.mask_ramp
-        return min(1.0, max(0.0, (self.step / self.steps - start) / (end - start)))
-
-    def validate(self, images: DataSet) -> dict[str, float]:
-        """Accuracy of the averaged weights, and under adversarial training of both weights under attack."""
-        with self.fabric.autocast():
-            figures = clean_accuracy(self.averaged.module, images, self.config.seed)
-            if isinstance(self.config.recipe, AdversarialRecipe | AtopRecipe):
-                few = images.subset(slice(self.config.recipe.probe_images))
-                eps = self.config.recipe.eps
-                figures["robust"] = pgd_accuracy(self.averaged.module, few, self.config.seed, eps=eps)
-                figures["robust_now"] = pgd_accuracy(self.defence, few, self.config.seed, eps=eps)
-        return self.fabric.broadcast(
-            figures
-        )  # norms' statistics, and so decisions, may differ between processes
-
-    def pictures(self, images: DataSet) -> Tensor:
-        """What the averaged purifier makes of attacked images; see ``trainer.validation.pictures``."""
-        with self.fabric.autocast():
-            return pictures(self.averaged.module, images, self.config.seed, eps=self.config.recipe.eps)
-
-    def has_collapsed(self, figures: dict[str, float]) -> bool:
-        """Catastrophic overfitting: they withstand the one-step attack of training, and PGD no more."""
-        probe = figures.get("robust_now", 0.0)
-        collapsed = self.best_probe > 0.2 and probe < 0.5 * self.best_probe
-        self.best_probe = max(self.best_probe, probe)
-        return collapsed
-
-    def roll_back(self) -> None:
-        """To the last epoch's checkpoint, and on from there with two attack steps."""
-        self.restore(checkpoint.load(self.out / "last.pt"))
-        self.plain_objective.attack_steps = 2
-
-    def is_save_due(self) -> bool:
-        every = self.config.optimizer.save_every
-        return bool(every) and self.step % every == 0 and self.step % self.steps_per_epoch != 0
-
-    def save(self, figures: dict[str, float] | None = None) -> None:
-        """``last.pt``; at an epoch's end, with ``figures``, also ``best.pt`` if they are the best."""
-        is_best = False
-        if figures is not None:
-            self.figures = figures
-            score = figures.get("robust", figures["purified"])
-            is_best = score >= self.best
-            self.best = max(self.best, score)
-        if self.fabric.is_global_zero:
-            state = self._state()
-            checkpoint.save(self.out / "last.pt", state)
-            if is_best:
-                checkpoint.save(self.out / "best.pt", state)
-        self.fabric.barrier()
-
-    def _state(self) -> dict[str, Any]:
-        config = configs.to_dict(self.config)
-        position = {
-            "step": self.step,
-            "best": self.best,
-            "best_probe": self.best_probe,
-            "figures": self.figures,
-        }
-        return {
-            "config": config,
-            "labels": list(self.training.labels),
-            "model": self.defence.state_dict(),
-            "averaged": self.averaged.module.state_dict(),
-            "n_averaged": self.averaged.n_averaged,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "position": {**position, "attack_steps": getattr(self.plain_objective, "attack_steps", 1)},
-            "provenance": {
-                "config": config,
-                "epochs": self.epoch,
-                "training_images": len(self.training),
-                "validation_accuracy": self.figures,
-                "torch": str(torch.__version__),
-                "ancestors": self.ancestors,
-            },
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go to a saved state."""
-        if state["config"] != configs.to_dict(self.config):
-            raise UsageError(
-                f"--resume: {self.out} holds a run of another config; give that one, or another --out"
-            )
-        self.defence.load_state_dict(state["model"])
-        self.averaged.module.load_state_dict(state["averaged"])
-        self.averaged.n_averaged.copy_(state["n_averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        position = state["position"]
-        self.step, self.best, self.best_probe = (position[key] for key in ("step", "best", "best_probe"))
-        self.figures = position["figures"]
-        self.ancestors = state["provenance"]["ancestors"]
-        if hasattr(self.plain_objective, "attack_steps"):
-            self.plain_objective.attack_steps = position["attack_steps"]
-
-
-def _fabric(precision: str) -> Fabric:
-    """One process on the best device, or as many processes as ``torchrun`` started."""
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if world == 1:
-        return Fabric(accelerator="auto", devices=1, precision=precision)
-    # a batch may draw only some of the classifiers, which leaves the others' weights without a gradient
-    strategy = DDPStrategy(find_unused_parameters=True)
-    return Fabric(
-        accelerator="auto", strategy=strategy, devices=local, num_nodes=world // local, precision=precision
-    )
-
-
-def _check_fit(config: Config, training: DataSet) -> None:
+def check_fit(config: Config, training: DataSet) -> None:
     """That the config's numbers fit the data."""
     if len(training.labels) != config.model.n_classes:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,23 @@ from trainer.data import DataSet, keyed_generator
 from trainer.models import Defence, Draw
 
 
-@torch.no_grad()
 def clean_accuracy(defence: Defence, images: DataSet, seed: int) -> dict[str, float]:
     """Accuracy through random draws ("purified"), and of the drawn classifiers on raw images ("raw")."""
-    defence.eval()
-    generator = keyed_generator(seed, "validation draws")
-    correct = {"purified": 0, "raw": 0}
-    for batch, labels, draw in _validation_batches(defence, images, generator):
-        correct["purified"] += int((defence(batch, draw).argmax(1) == labels).sum())
-        correct["raw"] += int((defence.classify(batch, draw).argmax(1) == labels).sum())
-    return {name: count / len(images) for name, count in correct.items()}
+    return _accuracy(defence, images, seed, lambda batch, labels, draw, generator: batch)
+
+
+def blind_accuracy(
+    defence: Defence, images: DataSet, seed: int, *, eps: float, steps: int
+) -> dict[str, float]:
+    """As ``clean_accuracy``, of images attacked by PGD through the drawn classifier, blind to the purifier.
+
+    What a purifier of such attacks is judged by: on clean images none is better than one that does nothing.
+    """
+
+    def attacked(batch: Tensor, labels: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
+        return _attack(defence.classify, batch, labels, draw, generator, eps=eps, steps=steps)
+
+    return _accuracy(defence, images, seed, attacked)
 
 
 def pgd_accuracy(defence: Defence, images: DataSet, seed: int, *, eps: float, steps: int = 10) -> float:
@@ -48,8 +55,23 @@ def pictures(defence: Defence, images: DataSet, seed: int, *, eps: float, count:
     raise ValueError("expected at least one image")
 
 
+def _accuracy(
+    defence: Defence, images: DataSet, seed: int, prepared: Callable[..., Tensor]
+) -> dict[str, float]:
+    """Of what ``prepared`` makes of (images, labels, draw, generator)."""
+    defence.eval()
+    generator = keyed_generator(seed, "validation draws")
+    correct = {"purified": 0, "raw": 0}
+    for batch, labels, draw in _validation_batches(defence, images, generator):
+        seen = prepared(batch, labels, draw, generator)
+        with torch.no_grad():
+            correct["purified"] += int((defence(seen, draw).argmax(1) == labels).sum())
+            correct["raw"] += int((defence.classify(seen, draw).argmax(1) == labels).sum())
+    return {name: count / len(images) for name, count in correct.items()}
+
+
 def _attack(
-    defence: Defence,
+    logits_of: Callable[[Tensor, Draw], Tensor],
     images: Tensor,
     labels: Tensor,
     draw: Draw,
@@ -62,7 +84,7 @@ def _attack(
     noise = torch.rand(images.shape, generator=generator).to(images.device)
 
     def loss_of(x: Tensor) -> Tensor:
-        return F.cross_entropy(defence(x, draw).float(), labels, reduction="sum")
+        return F.cross_entropy(logits_of(x, draw).float(), labels, reduction="sum")
 
     return pgd(loss_of, images, eps=eps, steps=steps, step_size=eps / 4, noise=noise)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from tests.trainer.conftest import CONFIGS, SMALL_REN
 from trainer import checkpoint
+from trainer import fit as fitting
 from trainer.cli import main
 
 CLEAN = str(CONFIGS / "ren-cifar10-edge-clean.toml")
@@ -67,6 +73,71 @@ def test_fit_goes_on_only_when_asked_to(trained: Path, cifar: Path) -> None:
     assert_one_line(again, 2, "--resume")
     resumed = train(cifar, trained, "--resume")
     assert resumed.exit_code == 0, resumed.output
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_says_what_resume_goes_on_from(stop: signal.Signals, cifar: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    overrides = [f"--set={override}" for override in (*TINY, "optimizer.epochs=100000")]
+    with (tmp_path / "stderr").open("w+") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.cli", "fit", CLEAN, "--data", cifar, "--out", out, *overrides],
+            stderr=stderr,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        try:
+            wait_for(out / "last.pt", process)
+            process.send_signal(stop)
+            assert process.wait(timeout=120) == 130
+        finally:
+            process.kill()
+        stderr.seek(0)
+        said = stderr.read()
+    step = checkpoint.load(out / "last.pt")["position"]["step"]
+    assert said.splitlines()[-1] == (
+        f"edge-train: stopped; with --resume the run goes on from {out / 'last.pt'}, step {step}"
+    )
+    assert "Traceback" not in said
+    assert "Aborted" not in said
+    assert {path.name for path in out.iterdir()} - {"tensorboard"} == {"best.pt", "last.pt"}
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until ``path`` is there; fails if ``process`` ends before, or doesn't make it in two minutes."""
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, "it ended by itself"
+        assert time.monotonic() < deadline, f"no {path} in two minutes"
+        time.sleep(0.05)
+
+
+def test_a_stop_before_anything_was_saved_says_so(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit", stopped)
+    done = train(cifar, tmp_path / "run")
+    assert done.exit_code == 130
+    assert done.output.splitlines() == [
+        f"edge-train: stopped; nothing was saved yet, so nothing of {tmp_path / 'run'} is left to go on from"
+    ]
+    monkeypatch.setenv("RANK", "1")  # torchrun's second process leaves the talking to the first
+    done = train(cifar, tmp_path / "run")
+    assert (done.exit_code, done.output) == (130, "")
+
+
+def test_any_command_can_be_stopped(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(checkpoint, "load_defence", stopped)
+    done = run("bank", trained / "best.pt", "--data", "x", "--out", "y")
+    assert (done.exit_code, done.output) == (130, "edge-train: stopped\n")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_bank_is_made_of_every_training_image(trained: Path, cifar: Path, tmp_path: Path) -> None:

@@ -29,12 +29,23 @@ def test_an_override_changes_one_key() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("optimizer.epoch=3", ["epoch", "optimizer"]),
-        ("optimizer.epochs=0", ["optimizer.epochs", ">= 1"]),
-        ("optimizer.epochs='three'", ["optimizer.epochs", "int"]),
-        ("optimizer.precision=fp8", ["fp8", "optimizer.precision"]),
-        ("recipe.kind=robust", ["robust", "recipe"]),
-        ("recipe.eps=8", ["recipe.eps", "< 1"]),
+        ("optimizer.epoch=3", ["optimizer.epoch: no such key", "kind, epochs, batch_size"]),
+        ("epochs=3", ["epochs: no such key", "name, data, model"]),
+        ("recipe.probe_images=3", ["recipe.probe_images: no such key", "eps, raw_share, attacked_share"]),
+        ("model.purifier.width=3", ["model.purifier.width: no such key", "atoms_per_encoder"]),
+        ("optimizer.epochs=0", ["optimizer.epochs: expected int >= 1, got 0"]),
+        ("optimizer.epochs='three'", ["optimizer.epochs: expected int, got 'three'"]),
+        ("optimizer.precision=fp8", ["optimizer.precision: expected one of", "bf16-mixed", "got 'fp8'"]),
+        ("model.purifier.patch=5", ["model.purifier.patch: expected one of 4, 8, got 5"]),
+        ("data.name=mnist", ["data.name: expected one of cifar10, imagenet, svhn, got 'mnist'"]),
+        ("model.family=rem", ["model.family: expected one of ren, maep, none, got 'rem'"]),
+        ("model.family=3", ["model.family: expected one of ren, maep, none, got 3"]),
+        ("recipe.kind=robust", ["recipe.kind: expected one of clean, adversarial, masked, atop", "'robust'"]),
+        ("recipe.kind=masked", ["recipe.raw_share: no such key", "masking"]),
+        ("recipe.eps=8", ["recipe.eps: expected float < 1.0, got 8"]),
+        ("recipe=8", ["recipe: expected a section, got 8"]),
+        ("model.mean=[0.1, x]", ["model.mean", "array"]),
+        ("model.mean=[0.1, 0.2, 'x']", ["model.mean.2: expected float, got 'x'"]),
         ("recipe.raw_share=0.9", ["attacked_share", "raw_share"]),
         ("model.purifier.atoms_kept=97", ["atoms_kept", "96", "97"]),
         ("loss.mask_ramp=[0.8, 0.5]", ["mask_ramp", "0.8"]),
@@ -50,6 +61,23 @@ def test_a_mistake_is_named(override: str, words: list[str]) -> None:
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_key_that_is_left_out_is_named_with_its_choices() -> None:
+    whole = configs.to_dict(configs.load(CLEAN))
+    for section, key, words in (
+        ("model", "family", "where: model.family: missing; expected one of ren, maep, none"),
+        ("recipe", "kind", "where: recipe.kind: missing; expected one of clean, adversarial, masked, atop"),
+        ("data", "name", "where: data.name: missing; expected one of cifar10, imagenet, svhn"),
+    ):
+        rest = {name: value for name, value in whole[section].items() if name != key}
+        with pytest.raises(UsageError) as caught:
+            configs.from_dict({**whole, section: rest}, where="where")
+        assert str(caught.value) == words
+    with pytest.raises(UsageError, match=r"^where: name: missing$"):
+        configs.from_dict({key: value for key, value in whole.items() if key != "name"}, where="where")
+    with pytest.raises(UsageError, match=r"^where: : expected a section, got 3$"):
+        configs.from_dict(3, where="where")
 
 
 def test_a_missing_and_a_broken_file_are_named(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from sdk.errors import UsageError
 from tests.trainer.conftest import read_digits, small
 from trainer import checkpoint
 from trainer.data import Images
-from trainer.fit import _Run, fit
+from trainer.fit import fit
 from trainer.progress import Progress
+from trainer.run import Run
 
 RECIPES = ("ren-cifar10-edge-clean", "ren-cifar10-edge-at")
 
@@ -122,10 +123,10 @@ def test_a_collapse_rolls_back_and_goes_on_with_two_steps(
 ) -> None:
     probes = iter([0.5, 0.1, 0.5, 0.5])
 
-    def validate(run: _Run, images: Images) -> dict[str, float]:
+    def validate(run: Run, images: Images) -> dict[str, float]:
         return {"purified": 0.5, "raw": 0.5, "robust": 0.5, "robust_now": next(probes)}
 
-    monkeypatch.setattr(_Run, "validate", validate)
+    monkeypatch.setattr(Run, "validate", validate)
     seen: list[tuple[int, int]] = []
     config = small("ren-cifar10-edge-at", "optimizer.epochs=3")
     fit(

@@ -13,6 +13,7 @@ from sdk.errors import UsageError
 from trainer import banks, config, models, objectives
 from trainer.data import Images, keyed_generator, split_validation
 from trainer.models import Defence, adapters
+from trainer.run import Run, open_fabric
 from trainer.validation import pgd_accuracy
 
 CONFIGS = Path(config.__file__).parent / "configs"
@@ -80,6 +81,24 @@ def test_an_attack_made_in_the_step_does_as_a_bank(
     defence.classifier.load_state_dict(classifier)
     first, last = train(defence, digits, {"kind": "masked", "eps": 0.04, "attack_steps": 2}, steps=60)
     assert last < 0.85 * first
+
+
+def test_without_a_bank_the_attack_is_made_for_validation_too(
+    digits: Images, classifier: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """As a bank's attacked images would be judged; clean ones would favour a purifier that does nothing."""
+    recipe = {"kind": "masked", "eps": 0.04, "attack_steps": 5}
+    found = {}
+    for name, bank in (("made", {}), ("bank", {"bank": "b"})):
+        state = Run(tiny_config({**recipe, **bank}), open_fabric("32-true"), digits, tmp_path)
+        state.averaged.module.classifier.load_state_dict(classifier)
+        found[name] = state.validate(digits[1600:])
+    # an untrained purifier gives images back: what it is shown decides
+    assert found["bank"]["purified"] == found["bank"]["raw"] > 0.6
+    assert found["made"]["purified"] == found["made"]["raw"] < 0.4
+    attacked = banks.make(state.averaged.module, digits[1600:], eps=0.04, steps=5).attack(digits[1600:])
+    by_bank = state.validate(attacked)
+    assert found["made"]["raw"] == pytest.approx(by_bank["raw"], abs=0.08)
 
 
 def test_a_masked_step_gives_masked_and_kept_patches_their_say(digits: Images) -> None:

@@ -36,7 +36,8 @@ class SparseEncodingPurifier(nn.Module):
         atoms_kept: number of atoms that a draw's random mask leaves in place; all of them where it is None.
         patch: side of an atom in pixels; the stride is half of it.
         iterations: T, the ISTA steps.
-        threshold: initial threshold of every atom, in units of the code.
+        threshold: initial threshold of every atom, in units of the code; 0 leaves the thresholds and the
+            shrinkage out, and the code linear in the image.
         image_size: side of the images in pixels, for the power iteration.
         generator: draws the subsets and the dictionary.
     """
@@ -60,7 +61,8 @@ class SparseEncodingPurifier(nn.Module):
         self.stride = patch // 2
         self.padding = patch // 4
         self.dictionary = nn.Parameter(_orthonormal_bases(atoms, patch, generator))  # (A, 3, P, P)
-        self.threshold = nn.Parameter(torch.full((n_purifiers, atoms), threshold))  # (K, A)
+        thresholds = nn.Parameter(torch.full((n_purifiers, atoms), threshold)) if threshold else None
+        self.register_parameter("threshold", thresholds)  # (K, A)
         self.register_buffer("subset", _subsets(n_purifiers, atoms, atoms_per_encoder, generator))  # (K, A)
         probe = torch.randn(1, 3, image_size, image_size, generator=generator)
         self.register_buffer("probe", probe / probe.norm())
@@ -69,11 +71,11 @@ class SparseEncodingPurifier(nn.Module):
 
     @property
     def n_purifiers(self) -> int:
-        return self.threshold.shape[0]
+        return self.subset.shape[0]
 
     @property
     def n_atoms(self) -> int:
-        return self.threshold.shape[1]
+        return self.subset.shape[1]
 
     def forward(self, images: Tensor, encoder: Tensor, atom_mask: Tensor) -> Tensor:
         """Purify.
@@ -91,7 +93,9 @@ class SparseEncodingPurifier(nn.Module):
     def encode_and_decode(self, images: Tensor, encoder: Tensor, atom_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The codes, (B, A, H / stride, W / stride), and the purified images, (B, 3, H, W)."""
         active = (self.subset[encoder] * atom_mask)[:, :, None, None]  # (B, A, 1, 1)
-        threshold = self.threshold[encoder].relu()[:, :, None, None]  # (B, A, 1, 1)
+        threshold = None
+        if self.threshold is not None:
+            threshold = self.threshold[encoder].relu()[:, :, None, None]  # (B, A, 1, 1)
         return sparse_purify(
             images,
             self.unit_atoms(),
@@ -141,7 +145,10 @@ class SingleSparsePurifier(nn.Module):
         self.iterations, self.stride, self.padding = bank.iterations, bank.stride, bank.padding
         self.register_buffer("atoms", bank.unit_atoms().detach().float())
         self.register_buffer("active", bank.subset[index].detach()[None, :, None, None])
-        self.register_buffer("threshold", bank.threshold[index].detach().relu()[None, :, None, None])
+        threshold = None
+        if bank.threshold is not None:
+            threshold = bank.threshold[index].detach().relu()[None, :, None, None]
+        self.register_buffer("threshold", threshold)
         self.register_buffer("step", bank.step_size().detach())
 
     def forward(self, image: Tensor, atom_mask: Tensor) -> Tensor:
@@ -156,7 +163,7 @@ def sparse_purify(
     images: Tensor,
     atoms: Tensor,
     active: Tensor,
-    threshold: Tensor,
+    threshold: Tensor | None,
     step: Tensor,
     iterations: int,
     stride: int,
@@ -164,16 +171,19 @@ def sparse_purify(
 ) -> tuple[Tensor, Tensor]:
     """Unrolled ISTA on ``atoms`` and the image it decodes to; see the module's docstring.
 
-    ``active`` and ``threshold`` are (B or 1, A, 1, 1).  The first step starts from z = 0 and so needs no
-    synthesis.
+    ``active`` and ``threshold`` are (B or 1, A, 1, 1); without a threshold nothing is shrunk.  The first step
+    starts from z = 0 and so needs no synthesis.
     """
+
+    def advance(code: Tensor) -> Tensor:
+        return active * code if threshold is None else shrink(active * code, step * threshold)
+
     mean = images.mean(dim=(2, 3), keepdim=True)
     target = images - mean  # (B, 3, H, W)
-    code = shrink(active * (step * F.conv2d(target, atoms, stride=stride, padding=padding)), step * threshold)
+    code = advance(step * F.conv2d(target, atoms, stride=stride, padding=padding))
     for _ in range(iterations - 1):
         residual = target - F.conv_transpose2d(code, atoms, stride=stride, padding=padding)
-        correction = step * F.conv2d(residual, atoms, stride=stride, padding=padding)
-        code = shrink(active * (code + correction), step * threshold)
+        code = advance(code + step * F.conv2d(residual, atoms, stride=stride, padding=padding))
     decoded = F.conv_transpose2d(code, atoms, stride=stride, padding=padding)
     return code, (mean + decoded * contrast_ratio(target, decoded)).clamp(0, 1)
 

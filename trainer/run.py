@@ -1,0 +1,253 @@
+"""The state of a training run, and what moves it: a step, an epoch's steps, a save, a return to one.
+
+Each step's random numbers are keyed by (seed, epoch, step) and drawn for the global batch, of which every
+process takes its rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor
+
+from sdk.errors import UsageError
+from trainer import checkpoint, objectives
+from trainer import config as configs
+from trainer.config import AdversarialRecipe, AtopRecipe, Config, MaskedRecipe
+from trainer.data import DataSet, augment, keyed_generator
+from trainer.models import Draw, build
+from trainer.optimization import make_average, make_optimizer, make_schedule
+from trainer.progress import Clock, Progress
+from trainer.start import begin
+from trainer.validation import blind_accuracy, clean_accuracy, pgd_accuracy, pictures
+
+
+class Run:
+    """The state of a run: model, average, optimizer, schedule and position.
+
+    ``out`` is the folder that ``save`` writes to.
+    """
+
+    def __init__(self, config: Config, fabric: Fabric, training: DataSet, out: Path) -> None:
+        self.config, self.fabric, self.training, self.out = config, fabric, training, out
+        self.steps_per_epoch = len(training) // config.optimizer.batch_size
+        self.steps = config.optimizer.epochs * self.steps_per_epoch
+        self.step = 0
+        self.best = self.best_probe = -1.0
+        self.figures: dict[str, float] = {}
+        self.ancestors: dict[str, Any] = {}
+        self.defence = build(config.model, seed=config.seed)
+        self.layout = torch.channels_last if config.optimizer.channels_last else torch.contiguous_format
+        self.defence.to(memory_format=self.layout)
+        self.averaged = make_average(self.defence, config.optimizer.ema).to(fabric.device)
+        optimizer = make_optimizer(self.defence, config.optimizer)
+        self.schedule = make_schedule(optimizer, config.optimizer, self.steps)
+        self.plain_objective = objectives.build(self.defence, config)
+        self.objective, self.optimizer = fabric.setup(self.plain_objective, optimizer)
+
+    def begin(self) -> None:
+        """At the weights of the checkpoints that the config starts from."""
+        self.ancestors = begin(self.defence, self.config.start)
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.step // self.steps_per_epoch
+
+    def train_epoch(self, clock: Clock) -> Iterator[Progress]:
+        """The epoch's updates from the run's position on: one each time that the next is asked for."""
+        clock.begin_epoch()
+        for images, labels, generator in self.rest_of_epoch():
+            terms = self.train_step(images, labels, generator)
+            yield clock.tick(self.step, terms)
+            if self.is_save_due():
+                self.save()
+
+    def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
+        """The epoch's global batches from the run's position on, augmented, each with its step's generator.
+
+        The short batch at the end of an epoch is dropped.
+        """
+        epoch, seed, size = self.epoch, self.config.seed, self.config.optimizer.batch_size
+        order = torch.randperm(len(self.training), generator=keyed_generator(seed, "order", epoch))
+        positions = range(self.step % self.steps_per_epoch, self.steps_per_epoch)
+        batches = self.training.stream(order[p * size : (p + 1) * size] for p in positions)
+        for position, batch in zip(positions, batches, strict=True):
+            generator = keyed_generator(seed, "step", epoch, position)
+            data = self.config.data
+            images = augment(
+                batch.pixels, crop_padding=data.crop_padding, flip=data.flip, generator=generator
+            )
+            yield images, batch.targets, generator
+
+    def train_step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, float]:
+        """One update on a global batch; returns this process's terms of the loss."""
+        self.defence.train()
+        draw = self.defence.draw(len(labels), generator, strength=self._mask_strength())
+        noise = torch.rand(images.shape, generator=generator)
+        self.optimizer.zero_grad()
+        parts = self.own_rows(len(labels))
+        for count, rows in enumerate(parts, start=1):
+            with self.fabric.no_backward_sync(self.objective, enabled=count < len(parts)):
+                loss, terms = self.loss(images[rows], labels[rows], draw[rows], noise[rows], self.step)
+                self.fabric.backward(loss / len(parts))
+        self.optimizer.step()
+        self.schedule.step()
+        self.defence.after_update()
+        self.averaged.update_parameters(self.defence)
+        self.step += 1
+        return {name: float(term) for name, term in terms.items()}
+
+    def loss(
+        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of a (part of a) batch in ``step`` and its terms; see ``trainer.objectives``."""
+        device = self.fabric.device
+        return self.objective(
+            images.to(device).contiguous(memory_format=self.layout),
+            labels.to(device),
+            draw.to(device),
+            noise.to(device),
+            step=step,
+            share=step / self.steps,
+        )
+
+    def own_rows(self, batch_size: int) -> list[slice]:
+        """This process's rows of the global batch, a slice for each micro-batch.
+
+        Every part takes each n-th row, so that what an objective does with the first share of a batch is done
+        with the same images however many parts there are.
+        """
+        n_parts = self.fabric.world_size * self.config.optimizer.micro_batches
+        first = self.fabric.global_rank * self.config.optimizer.micro_batches
+        return [
+            slice(part, batch_size, n_parts)
+            for part in range(first, first + self.config.optimizer.micro_batches)
+        ]
+
+    def _mask_strength(self) -> float:
+        """From 0 to 1 between the two shares of training that the config names."""
+        start, end = self.config.loss.mask_ramp
+        return min(1.0, max(0.0, (self.step / self.steps - start) / (end - start)))
+
+    def validate(self, images: DataSet) -> dict[str, float]:
+        """Accuracy of the averaged weights, and under adversarial training of both weights under attack.
+
+        ``images`` come attacked from a masked recipe's bank; where it has none, the attack is made here.
+        """
+        recipe, seed = self.config.recipe, self.config.seed
+        with self.fabric.autocast():
+            if isinstance(recipe, MaskedRecipe) and recipe.bank is None:
+                attack = {"eps": recipe.eps, "steps": recipe.attack_steps}
+                figures = blind_accuracy(self.averaged.module, images, seed, **attack)
+            else:
+                figures = clean_accuracy(self.averaged.module, images, seed)
+            if isinstance(recipe, AdversarialRecipe | AtopRecipe):
+                few = images.subset(slice(recipe.probe_images))
+                figures["robust"] = pgd_accuracy(self.averaged.module, few, seed, eps=recipe.eps)
+                figures["robust_now"] = pgd_accuracy(self.defence, few, seed, eps=recipe.eps)
+        return self.fabric.broadcast(
+            figures
+        )  # norms' statistics, and so decisions, may differ between processes
+
+    def pictures(self, images: DataSet) -> Tensor:
+        """What the averaged purifier makes of attacked images; see ``trainer.validation.pictures``."""
+        with self.fabric.autocast():
+            return pictures(self.averaged.module, images, self.config.seed, eps=self.config.recipe.eps)
+
+    def has_collapsed(self, figures: dict[str, float]) -> bool:
+        """Catastrophic overfitting: they withstand the one-step attack of training, and PGD no more."""
+        probe = figures.get("robust_now", 0.0)
+        collapsed = self.best_probe > 0.2 and probe < 0.5 * self.best_probe
+        self.best_probe = max(self.best_probe, probe)
+        return collapsed
+
+    def roll_back(self) -> None:
+        """To the last epoch's checkpoint, and on from there with two attack steps."""
+        self.restore(checkpoint.load(self.out / "last.pt"))
+        self.plain_objective.attack_steps = 2
+
+    def is_save_due(self) -> bool:
+        every = self.config.optimizer.save_every
+        return bool(every) and self.step % every == 0 and self.step % self.steps_per_epoch != 0
+
+    def save(self, figures: dict[str, float] | None = None) -> None:
+        """``last.pt``; at an epoch's end, with ``figures``, also ``best.pt`` if they are the best."""
+        is_best = False
+        if figures is not None:
+            self.figures = figures
+            score = figures.get("robust", figures["purified"])
+            is_best = score >= self.best
+            self.best = max(self.best, score)
+        if self.fabric.is_global_zero:
+            state = self._state()
+            if is_best:  # before the one that --resume goes on from, or a kill between the two would lose it
+                checkpoint.save(self.out / "best.pt", state)
+            checkpoint.save(self.out / "last.pt", state)
+        self.fabric.barrier()
+
+    def _state(self) -> dict[str, Any]:
+        config = configs.to_dict(self.config)
+        position = {
+            "step": self.step,
+            "best": self.best,
+            "best_probe": self.best_probe,
+            "figures": self.figures,
+        }
+        return {
+            "config": config,
+            "labels": list(self.training.labels),
+            "model": self.defence.state_dict(),
+            "averaged": self.averaged.module.state_dict(),
+            "n_averaged": self.averaged.n_averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "position": {**position, "attack_steps": getattr(self.plain_objective, "attack_steps", 1)},
+            "provenance": {
+                "config": config,
+                "epochs": self.epoch,
+                "training_images": len(self.training),
+                "validation_accuracy": self.figures,
+                "torch": str(torch.__version__),
+                "ancestors": self.ancestors,
+            },
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to a saved state."""
+        # decoded, so that a run goes on which began before the config had a key that it has now
+        if configs.from_dict(state["config"], where=f"checkpoint {self.out / 'last.pt'}") != self.config:
+            raise UsageError(
+                f"--resume: {self.out} holds a run of another config; give that one, or another --out"
+            )
+        self.defence.load_state_dict(state["model"])
+        self.averaged.module.load_state_dict(state["averaged"])
+        self.averaged.n_averaged.copy_(state["n_averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        position = state["position"]
+        self.step, self.best, self.best_probe = (position[key] for key in ("step", "best", "best_probe"))
+        self.figures = position["figures"]
+        self.ancestors = state["provenance"]["ancestors"]
+        if hasattr(self.plain_objective, "attack_steps"):
+            self.plain_objective.attack_steps = position["attack_steps"]
+
+
+def open_fabric(precision: str) -> Fabric:
+    """One process on the best device, or as many processes as ``torchrun`` started."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or each announces what the config says
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if world == 1:
+        return Fabric(accelerator="auto", devices=1, precision=precision)
+    # a batch may draw only some of the classifiers, which leaves the others' weights without a gradient
+    strategy = DDPStrategy(find_unused_parameters=True)
+    return Fabric(
+        accelerator="auto", strategy=strategy, devices=local, num_nodes=world // local, precision=precision
+    )
