@@ -8,23 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from sdk.errors import EdgePurifyError, UsageError
-
-if TYPE_CHECKING:
-    from sdk.preview import Address
-    from sdk.purifier import Purifier
-    from sdk.result import Result
-    from sdk.sinks import Sink
-    from sdk.sources import Frame, Source
 
 STOPPED = 130
 
@@ -113,7 +103,10 @@ def cli(context: click.Context, /, **options: Any) -> None:
       edge-purify --source clip.mp4 --save annotated.mp4 --json results.jsonl
     """
     if context.invoked_subcommand is None:
-        _loop(**options)
+        from sdk.run_command import run
+
+        if run(**options).interrupted:
+            raise click.exceptions.Exit(STOPPED)
         return
     for name in options:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
@@ -216,116 +209,6 @@ def doctor(bundle: str | None, selftest: bool, require_signature: str | None, as
         doctors.show(report)
     if not report.healthy:
         raise click.exceptions.Exit(1)
-
-
-def _loop(
-    *,
-    source: str | None,
-    camera: int | None,
-    max_frames: int | None,
-    save: str | None,
-    json: str | None,
-    show: bool,
-    serve: str | None,
-    roi: str | None,
-    seed: int | None,
-    verbose: bool,
-    **how: Any,
-) -> None:
-    spec = _one_source(source, camera)
-    _require_other_files(spec, save, json)
-    if json == "-" and verbose:
-        raise click.UsageError("--json - and --verbose both want standard output; give --json a file")
-    if seed is not None:
-        click.echo(f"edge-purify: --seed {seed} makes the draws predictable: they protect nothing", err=True)
-
-    from sdk import console
-    from sdk.loop import run
-    from sdk.meter import Meter
-    from sdk.preview import Address
-    from sdk.purifier import Purifier
-    from sdk.roi import Roi
-    from sdk.sources import open_source
-
-    region = None if roi is None else Roi.parse(roi)
-    address = None if serve is None else Address.parse(serve)
-    _stop_on_sigterm()
-    meter = Meter()
-    with ExitStack() as stack:
-        shown = show or save is not None or address is not None
-        purifier = stack.enter_context(Purifier.load(seed=seed, keep_purified=shown, **how))
-        frames = stack.enter_context(open_source(spec, roi=region))
-        total = min((count for count in (frames.total, max_frames) if count is not None), default=None)
-        sinks = _sinks(purifier, frames, save=save, json=json, show=show, address=address)
-        progress = stack.enter_context(console.Progress(frames.name, total, hidden=verbose or json == "-"))
-
-        def on_result(frame: Frame, result: Result) -> None:
-            progress.advance(result.label or "no label")
-            if verbose:
-                click.echo(console.frame_line(frame, result))
-
-        try:
-            run(purifier, frames, sinks, max_frames=max_frames, on_result=on_result, meter=meter)
-        finally:  # what was done before an error is kept, so say it
-            progress.close()
-            console.show_summary(meter.summary())
-    if meter.interrupted:
-        raise click.exceptions.Exit(STOPPED)
-
-
-def _one_source(source: str | None, camera: int | None) -> str | int:
-    if source is not None and camera is not None:
-        raise click.UsageError("give --source SPEC or --camera N, not both")
-    if source is not None:
-        return source
-    if camera is not None:
-        return camera
-    raise click.UsageError("give --source SPEC or --camera N")
-
-
-def _require_other_files(spec: str | int, *outputs: str | None) -> None:
-    """No output may replace the source, nor the other output."""
-    named = [os.path.realpath(path) for path in (spec, *outputs) if isinstance(path, str)]
-    if len(set(named)) < len(named):
-        raise click.UsageError("--source, --save and --json need a different path each")
-
-
-def _sinks(
-    purifier: Purifier,
-    source: Source,
-    *,
-    save: str | None,
-    json: str | None,
-    show: bool,
-    address: Address | None,
-) -> list[Sink]:
-    from sdk.preview import Preview
-    from sdk.sinks import JsonLines, Window, open_save
-
-    sinks: list[Sink] = []
-    if save is not None:
-        sinks.append(open_save(save, source.fps, real_time=source.live))
-    if json is not None:
-        sinks.append(JsonLines(json, purifier.bundle.labels))
-    if show:
-        sinks.append(Window())
-    if address is not None:
-        sinks.append(Preview(address, purifier.bundle, on_open=_say_where))
-    return sinks
-
-
-def _say_where(url: str) -> None:
-    click.echo(f"edge-purify: preview at {url}", err=True)
-
-
-def _stop_on_sigterm() -> None:
-    """Let SIGTERM, which service managers and containers send, end the loop as Ctrl-C does."""
-
-    def stop(signum: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
 
 
 def _report(message: str, code: int) -> int:
