@@ -65,8 +65,8 @@ class OpenVinoBackend(SessionBackend["_Session"]):
     Args:
         bundle: a verified bundle.
         precision: "fp32", "fp16" or "int8"; every engine must have it.
-        threads: per engine; None takes one, or all that the process may use if an engine needs over
-            ``sessions.SLOW_MS``.
+        threads: of every engine; None takes one, or all that the process may use for an engine that gains
+            by them.
 
     Raises:
         BackendError: an engine can't be loaded, doesn't run, or has other inputs or outputs than the bundle
@@ -84,8 +84,8 @@ class OpenVinoBackend(SessionBackend["_Session"]):
         """OpenVINO's ``CompiledModel`` of every purifier and every classifier, to look at their settings."""
         return [one.compiled for one in self._purifiers], [one.compiled for one in self._classifiers]
 
-    def _open(self, file: EngineFile) -> _Session:
-        return _Session(file, self._core, _options(self.threads))
+    def _open(self, file: EngineFile, threads: int) -> _Session:
+        return _Session(file, self._core, _options(threads))
 
 
 class _Session:

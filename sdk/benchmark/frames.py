@@ -70,7 +70,7 @@ def banks(subject: Subject) -> tuple[Bank, ...]:
         sides = {}
         for count in BANKS:
             bundle = with_bank_of(subject.bundle, count)
-            backend = OnnxRuntimeBackend(bundle, subject.backend.precision, subject.backend.threads)
+            backend = OnnxRuntimeBackend(bundle, subject.backend.precision)
             stack.enter_context(closing(backend))
             sides[str(count)] = ours(Purifier(bundle, backend), subject.frame)
         times = take_turns(sides, max(subject.frames // SHARE // IN_A_ROW, 1), calls=IN_A_ROW)

@@ -115,7 +115,7 @@ def test_it_says_what_it_is_and_is_opened_by_its_name(tiny_bundle: Path, kind: K
         assert opened.version[0].isdigit()
 
 
-def test_fast_engines_stay_on_one_thread_and_slow_ones_get_all(
+def test_engines_get_all_cpus_only_where_that_is_measured_to_pay(
     tiny_bundle: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.open(tiny_bundle)
@@ -123,6 +123,10 @@ def test_fast_engines_stay_on_one_thread_and_slow_ones_get_all(
     monkeypatch.setattr(sessions, "SLOW_MS", 1e9)
     assert kind(bundle).threads == 1
     monkeypatch.setattr(sessions, "SLOW_MS", 0.0)
+    monkeypatch.setattr(sessions, "GAIN", 0.0)  # no engine gets that fast
+    few = kind(bundle)
+    assert (few.threads, threads_of(few)) == (1, 1)
+    monkeypatch.setattr(sessions, "GAIN", 1e9)
     many = kind(bundle)
     assert (many.threads, threads_of(many)) == (2, 2)
     one = kind(bundle, threads=1)
