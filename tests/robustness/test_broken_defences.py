@@ -79,7 +79,7 @@ def test_an_honest_network_passes_every_check(
     assert [check.name for check in report.failed_checks if check.name != "a huge eps leaves nothing"] == []
 
 
-def as_target(defence: Defence, name: str) -> Target:
+def as_target(defence: Defence, name: str, *, n_draws: int = 10**6) -> Target:
     return Target(
         name=name,
         digest=name,
@@ -90,5 +90,5 @@ def as_target(defence: Defence, name: str) -> Target:
         height=SIDE,
         width=SIDE,
         provenance={},
-        n_draws=10**6,
+        n_draws=n_draws,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent
 
 
+def assert_one_line(found: Result, reason: str) -> None:
+    (line,) = found.output.strip().splitlines()
+    assert line.startswith("edge-train: error: ")
+    assert re.search(reason, line)
+
+
 def run(*arguments: object) -> Result:
     threads = torch.get_num_threads()
     try:
@@ -65,7 +73,7 @@ def test_clean_budget_writes_json(bundle: Path, data: Path, tmp_path: Path) -> N
     assert report.baselines[0].name == "undefended"
 
 
-def test_quick_budget_writes_a_report_and_a_gate(bundle: Path, data: Path, tmp_path: Path) -> None:
+def test_quick_budget_writes_a_report_and_a_record(bundle: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need it; pip install 'edge-purify[train]'")
     options = ("--data", data, "--images", 2, "--work", tmp_path / "work")
     found = run(bundle, *options, "--report", tmp_path / "report", "--record", tmp_path / "stored.npz")
@@ -76,9 +84,59 @@ def test_quick_budget_writes_a_report_and_a_gate(bundle: Path, data: Path, tmp_p
         "report.md",
         "ladder.png",
     }
-    held = run(bundle, "--gate", tmp_path / "stored.npz")
+    held = run(bundle, "--data", data, "--gate", tmp_path / "stored.npz")
     assert held.exit_code == 0, held.output
-    assert "pgd              +0.0 points" in held.output
+    assert re.search(r"^pgd +(\d+\.\d %), now \1: \+0\.0 points$", held.output, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def recorded(bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the bundle with figures and a record inside."""
+    folder = tmp_path_factory.mktemp("recorded")
+    copy = Path(shutil.copytree(bundle, folder / "tiny"))
+    options = ("--data", data, "--budget", "clean", "--work", folder / "work", "--into-bundle", "--record")
+    found = run(copy, *options)
+    assert found.exit_code == 0, found.output
+    return copy
+
+
+def test_a_bundle_is_held_to_the_record_inside_it(recorded: Path, data: Path) -> None:
+    assert (recorded / "robustness.npz").is_file()
+    held = run(recorded, "--data", data, "--gate")
+    assert held.exit_code == 0, held.output
+    assert re.fullmatch(r"clean +\S+ %, now \S+ %: \+0\.0 points\n", held.output)
+
+
+def test_a_bundle_that_recognizes_less_fails_the_gate(recorded: Path, data: Path, tmp_path: Path) -> None:
+    """The record says that every image was recognized, which an untrained network won't keep up."""
+    with np.load(recorded / "robustness.npz") as stored:
+        arrays = {name: np.ones_like(a) if name.startswith("chance/") else a for name, a in stored.items()}
+    np.savez(tmp_path / "perfect.npz", **arrays)
+    held = run(recorded, "--data", data, "--gate", tmp_path / "perfect.npz")
+    assert held.exit_code == 3
+    assert_one_line(
+        held, r"tiny, fp32: recognizes fewer images than .*perfect\.npz has on record, .*: clean -\d"
+    )
+
+
+def test_a_changed_record_is_a_damaged_bundle(recorded: Path, data: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(recorded, tmp_path / "tiny"))
+    with (copy / "robustness.npz").open("ab") as stream:
+        stream.write(b"more")
+    held = run(copy, "--data", data, "--gate")
+    assert held.exit_code == 1
+    assert_one_line(held, r"robustness\.npz is damaged or changed")
+
+
+def test_a_gate_on_other_images_is_refused(recorded: Path, data: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(data, tmp_path / "data"))
+    file = other / "cifar-10-batches-bin" / "test_batch.bin"
+    pixels = bytearray(file.read_bytes())
+    pixels[100] ^= 1
+    file.write_bytes(pixels)
+    held = run(recorded, "--data", other, "--gate")
+    assert held.exit_code == 2
+    assert_one_line(held, r"robustness\.npz: its 8 images are others than those in --data")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +150,9 @@ def test_quick_budget_writes_a_report_and_a_gate(bundle: Path, data: Path, tmp_p
         (("--precision", "int4"), 2, "precision: expected one of"),
         (("--draws", "5000"), 2, "--draws 5000: tiny has 1104 different draws"),
         (("--against", "nowhere"), 2, "nowhere: no such file or folder"),
+        (("--gate",), 2, "--gate: tiny is a bundle without a record; make one by --record"),
+        (("--gate", "nowhere"), 1, "nowhere: can't be read: No such file"),
+        (("--gate", "--record"), 2, "--gate and --record: expected one of them"),
     ],
 )
 def test_refusals_are_one_line(
@@ -99,11 +160,7 @@ def test_refusals_are_one_line(
 ) -> None:
     found = run(bundle, "--data", data, "--work", tmp_path, "--budget", "clean", *options)
     assert found.exit_code == code
-    (line,) = found.output.strip().splitlines()
-    assert line.startswith("edge-train: error: ")
-    import re
-
-    assert re.search(reason, line)
+    assert_one_line(found, reason)
 
 
 def test_needs_data_and_a_target(bundle: Path, tmp_path: Path) -> None:

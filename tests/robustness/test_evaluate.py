@@ -11,17 +11,21 @@ import pytest
 import torch
 
 from sdk.bundle import Bundle
-from sdk.errors import EdgePurifyError, GateError, UsageError
+from sdk.errors import UsageError
+from sdk.signing import sign, sign_again
+from tests.robustness.test_broken_defences import as_target
+from tests.sdk.keys import make_keys
 from trainer.data import Images
 from trainer.models import Defence
-from trainer.robustness import gate, plots
+from trainer.robustness import plots
 from trainer.robustness.ball import Ball
 from trainer.robustness.budgets import BUDGETS, RUNGS, Budget
 from trainer.robustness.evaluate import Evaluation, Settings, evaluate
 from trainer.robustness.judges import EngineJudge, TorchJudge
+from trainer.robustness.ladder import OnProgress
 from trainer.robustness.markdown import render
 from trainer.robustness.publish import into_bundle
-from trainer.robustness.report import from_json, to_json
+from trainer.robustness.report import Report, from_json, to_json
 from trainer.robustness.targets import open_target
 
 BUDGET = Budget(
@@ -50,6 +54,18 @@ def few(digits: tuple[Images, Images]) -> Images:
 def evaluation(ren_bundle: Path, few: Images, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     with open_target(ren_bundle) as target:
         return evaluate(target, few, Settings(BUDGET, BALL, tmp_path_factory.mktemp("work")))
+
+
+def without_times(report: Report) -> object:
+    """The report with every time spent left out."""
+    tree = msgspec.to_builtins(report)
+    stack = [tree]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            part.pop("seconds", None)
+        stack += part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else []
+    return tree
 
 
 def shares(evaluation: Evaluation) -> dict[str, float]:
@@ -144,21 +160,14 @@ def test_publishing_keeps_the_bundle_whole(evaluation: Evaluation, ren_bundle: P
         into_bundle(evaluation.report, Bundle.open(folder))
 
 
-def test_the_gate_holds_what_was_recorded(
-    evaluation: Evaluation, ren_bundle: Path, few: Images, tmp_path: Path
+def test_publishing_removes_a_signature_and_says_so(
+    evaluation: Evaluation, ren_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stored = tmp_path / "stored.npz"
-    with open_target(ren_bundle) as target:
-        gate.record(stored, target, evaluation.outcomes, few.targets, draws=3, seed=0)
-        assert set(gate.hold(stored, target).values()) == {0.0}
-        with np.load(stored) as arrays:
-            better = {name: np.ones_like(a) if name == "blind.chance" else a for name, a in arrays.items()}
-        np.savez(stored, **better)
-        with pytest.raises(GateError, match="in points: blind -"):
-            gate.hold(stored, target)
-        stored.write_bytes(b"no archive")
-        with pytest.raises(EdgePurifyError, match="can't be read"):
-            gate.hold(stored, target)
+    folder = Path(shutil.copytree(ren_bundle, tmp_path / "bundle"))
+    sign(folder, make_keys(tmp_path / "keys").private)
+    into_bundle(evaluation.report, Bundle.open(folder))
+    assert not Bundle.open(folder).has_signature
+    assert caplog.messages == [sign_again(folder)]
 
 
 def test_a_bundle_without_a_twin_gets_square_alone_and_says_so(
@@ -184,7 +193,66 @@ def test_beside_another_defence_on_the_same_images(
     with open_target(ren_bundle) as target:
         report = evaluate(target, few[:8], Settings(budget, BALL, tmp_path), against=target).report
     assert set(report.comparison.gain) == {"per-image worst", "clean", "pgd"}
-    assert set(report.comparison.gain.values()) == {0.0}
+    assert {gain.points for gain in report.comparison.gain.values()} == {0.0}
+    assert "### Beside ren-digits, same images and seed" in render(report)
+    assert from_json(to_json(report)) == report
+
+
+def test_a_stronger_twin_beside_is_paired_with_its_interval(
+    hardened: Defence, ren_bundle: Path, few: Images, tmp_path: Path
+) -> None:
+    """Adversarially trained, at equal cost: what a clean-trained REN is to be held against."""
+    other = as_target(hardened, "hardened", n_draws=2)
+    budget = Budget("test", ("clean", "bpda-shrinkage", "pgd"), images=30, draws=4, steps=8, samples=3)
+    with open_target(ren_bundle) as target:
+        report = evaluate(target, few, Settings(budget, BALL, tmp_path), against=other).report
+    gain = report.comparison.gain["pgd"]
+    ours, theirs = report.rungs[-1].counts.expected.share, report.comparison.rungs[-1].counts.expected.share
+    assert gain.points == pytest.approx(100 * (ours - theirs))
+    assert gain.low < gain.points < gain.high < 0
+    assert "bpda-shrinkage" not in report.comparison.gain
+    text = render(report)
+    assert f"| {gain} |" in text
+    assert "- hardened, bpda-shrinkage: left out, the purifier has no shrinkage." in text
+    assert "- hardened, draws: 2 instead of 4, there being no more." in text
+
+
+def test_without_an_attack_there_is_no_worst(ren_bundle: Path, few: Images, tmp_path: Path) -> None:
+    with open_target(ren_bundle) as target:
+        report = evaluate(target, few, Settings(BUDGETS["clean"], BALL, tmp_path), against=target).report
+    assert report.worst is None
+    assert report.comparison.worst is None
+    assert (report.attacked, report.eps, report.average) == ("nothing", 0.0, None)
+    assert "worst" not in render(report)
+    assert from_json(to_json(report)) == report
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_report(
+    evaluation: Evaluation, ren_bundle: Path, few: Images, tmp_path: Path
+) -> None:
+    """Killed in its first, a middle and its last part; each time what was finished is not done again."""
+    started: list[str] = []
+
+    class Killed(Exception):
+        pass
+
+    def kill_at(part: str) -> OnProgress:
+        def on_progress(what: str, done: int, total: int) -> None:
+            started.append(what)
+            if what == part and done == 0:
+                raise Killed
+
+        return on_progress
+
+    with open_target(ren_bundle) as target:
+        for part in ("blind", "pgd samples x2", "evade both"):
+            with pytest.raises(Killed):
+                evaluate(target, few, Settings(BUDGET, BALL, tmp_path, on_progress=kill_at(part)))
+        resumed = evaluate(target, few, Settings(BUDGET, BALL, tmp_path)).report
+    assert (
+        started.count("clean") == 2 * 3
+    )  # begun and finished in each run, though only computed in the first
+    assert without_times(resumed) == without_times(evaluation.report)
 
 
 @pytest.mark.parametrize(

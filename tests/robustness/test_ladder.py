@@ -54,7 +54,7 @@ def test_worst_is_chosen_on_one_set_of_draws_and_scored_on_another() -> None:
     """Labels are all 0.  What is chosen is right whenever it is scored, though the other attack is not."""
     first = outcome("first", chosen=[[0, 0, 1], [0, 0, 1]], scored=[[1, 1, 0], [1, 1, 0]])
     second = outcome("second", chosen=[[1, 0, 0], [0, 0, 0]], scored=[[0, 0, 1], [0, 0, 1]])
-    worst = per_image_worst([second, first], torch.zeros(3, dtype=torch.int64))
+    worst = per_image_worst([second, first], torch.zeros(3, dtype=torch.int64)).rung
     # image 0: second; image 2: first; image 1: a tie, so first, which leaves less over all images
     assert worst.counts.expected.share == pytest.approx(2 / 3)
     assert "first 67 %, second 33 %" in worst.attack
@@ -65,7 +65,7 @@ def test_worst_takes_what_reached_the_image() -> None:
     """A rung that attacked fewer images says nothing of the others."""
     everywhere = outcome("clean", chosen=[[0, 0]], scored=[[0, 0]])
     few = outcome("few", chosen=[[1]], scored=[[1]])
-    worst = per_image_worst([everywhere, few], torch.zeros(2, dtype=torch.int64))
+    worst = per_image_worst([everywhere, few], torch.zeros(2, dtype=torch.int64)).rung
     assert worst.counts.expected.share == 0.5
 
 

@@ -16,6 +16,7 @@ from sdk.errors import UsageError
 from trainer.robustness.ball import Ball, check_images
 
 MARGIN_SHARE = 0.05  # of eps: how far beyond a boundary a move aims (rho in the paper)
+STEP_SHARE = {"linf": 1.0, "l2": 0.25}  # of eps: the radius of a round's moves (eta in the paper)
 
 
 class Ensemble(Protocol):
@@ -44,13 +45,16 @@ def arc(
     steps: int,
     generator: torch.Generator,
     step_size: float | None = None,
-    rivals: int = 2,
+    rivals: int = 4,
 ) -> Tensor:
     """Attack the members of one sample of the ensemble, which stays fixed so that moves can be compared.
 
+    It starts at the images themselves: from random points of the ball it was measured to end weaker than PGD.
+
     Args:
         steps: rounds over all members, >= 1.
-        step_size: size of a round's move; eps / 4 where it is None.
+        step_size: how far a round may move, in the ball's norm; where it is None, what the authors took: eps
+            for linf, eps / 4 for l2.
         rivals: of the other classes, how many are looked at for the nearest boundary: those of the largest
             logits.
 
@@ -61,18 +65,18 @@ def arc(
     if steps < 1:
         raise UsageError(f"steps: expected at least 1, got {steps}")
     seed = int(torch.randint(2**62, (), generator=generator))
-    size = ball.eps / 4 if step_size is None else step_size
-    attack = _Arc(ensemble, images, labels, ball, size, min(rivals, ensemble.n_classes - 1), seed)
-    adversarial = ball.start(images, generator)
-    accuracy = attack.accuracy(images)  # a move must beat leaving the image alone, wherever the start is
-    best = images
+    size = ball.eps * STEP_SHARE[ball.norm] if step_size is None else step_size
+    rivals = min(rivals, ensemble.n_classes - 1)
+    adversarial, rows = images.clone(), torch.arange(len(images))
     for _ in range(steps):
-        adversarial = attack.round(adversarial)
-        reached = attack.accuracy(adversarial)
-        better = reached <= accuracy
-        accuracy = torch.where(better, reached, accuracy)
-        best = torch.where(better[:, None, None, None], adversarial, best)
-    return best
+        attack = _Arc(ensemble, images[rows], labels[rows], ball, size, rivals, seed)
+        adversarial[rows] = attack.round(adversarial[rows])
+        rows = rows[
+            attack.accuracy(adversarial[rows]) > 0
+        ]  # where no member is right, nothing is left to gain
+        if not len(rows):
+            break
+    return adversarial
 
 
 class _Arc:
@@ -99,7 +103,7 @@ class _Arc:
         return (logits.argmax(-1) == self.labels).float().mean(0)
 
     def round(self, centre: Tensor) -> Tensor:
-        """One visit to every member; the best point found at most ``size`` from ``centre``."""
+        """One visit to every member: the best point found at ``size`` from ``centre``, or ``centre``."""
         local = torch.zeros_like(centre)
         accuracy = self.accuracy(centre)
         for member in range(self.ensemble.n_members):

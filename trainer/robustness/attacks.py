@@ -13,6 +13,7 @@ from torch import Tensor
 from sdk.errors import UsageError
 from trainer.robustness.ball import Ball, check_images
 from trainer.robustness.losses import Loss, cross_entropy
+from trainer.robustness.settled import Watched
 from trainer.robustness.surrogates import Model
 
 
@@ -47,6 +48,7 @@ def pgd(
     loss: Loss = cross_entropy,
     restarts: int = 1,
     random_start: bool = True,
+    patience: int | None = None,
 ) -> Tensor:
     """Projected gradient ascent (Madry et al., ICLR 2018): the last iterate, and of several restarts the
     best.
@@ -56,21 +58,21 @@ def pgd(
         step_size: length of a step in the ball's norm; 2.5 eps / steps where it is None.
         restarts: >= 1; the one with the highest loss at its end is kept, image by image.
         random_start: begin at a random point of the ball, else at the image.
+        patience: leave an image as it is once it is settled: lost in so many samples in a row; see
+            ``settled``, whose ``Members`` the model has to be.  None goes on to the last step.
 
     Returns:
         (B, 3, H, W) inside the ball and [0, 1].
     """
     check_images(images, labels, model.n_classes)
-    for name, value in (("steps", steps), ("restarts", restarts)):
-        if value < 1:
+    for name, value in (("steps", steps), ("restarts", restarts), ("patience", patience)):
+        if value is not None and value < 1:
             raise UsageError(f"{name}: expected at least 1, got {value}")
     length = 2.5 * ball.eps / steps if step_size is None else step_size
     best, best_loss = images, torch.full((len(images),), -torch.inf)
     for _ in range(restarts):
-        adversarial = ball.start(images, generator) if random_start else images
-        for _ in range(steps):
-            rising = ball.direction(gradient(model, adversarial, labels, loss, generator))
-            adversarial = ball.project(adversarial + length * rising, images)
+        start = ball.start(images, generator) if random_start else images
+        adversarial = _ascend(model, start, images, labels, ball, length, steps, generator, loss, patience)
         if restarts == 1:
             return adversarial
         with torch.no_grad():
@@ -79,6 +81,36 @@ def pgd(
         best_loss = torch.where(better, reached, best_loss)
         best = torch.where(better[:, None, None, None], adversarial, best)
     return best
+
+
+def _ascend(
+    model: Model,
+    start: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    ball: Ball,
+    length: float,
+    steps: int,
+    generator: torch.Generator,
+    loss: Loss,
+    patience: int | None,
+) -> Tensor:
+    """``steps`` steps from ``start``, fewer for an image that settles."""
+    adversarial = start.clone()
+    lost_in_a_row = torch.zeros(len(images), dtype=torch.int64)
+    rows = torch.arange(len(images))
+    for _ in range(steps):
+        here, watched = adversarial[rows], model
+        if patience is not None:
+            watched = Watched(model, labels[rows])
+        rising = ball.direction(gradient(watched, here, labels[rows], loss, generator))
+        adversarial[rows] = ball.project(here + length * rising, images[rows])
+        if patience is not None:
+            lost_in_a_row[rows] = torch.where(watched.lost, lost_in_a_row[rows] + 1, 0)
+            rows = (lost_in_a_row < patience).nonzero().squeeze(1)
+            if not len(rows):
+                break
+    return adversarial
 
 
 def gradient(model: Model, images: Tensor, labels: Tensor, loss: Loss, generator: torch.Generator) -> Tensor:

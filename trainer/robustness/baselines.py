@@ -20,6 +20,7 @@ from trainer.robustness.ball import Ball
 from trainer.robustness.judges import Judge, Key
 from trainer.robustness.ladder import Attack, OnProgress, Step, climb
 from trainer.robustness.report import Baseline
+from trainer.robustness.settled import PATIENCE
 from trainer.robustness.store import Store
 from trainer.robustness.surrogates import Raw, straight_through
 
@@ -111,7 +112,7 @@ def _adaptive(twin: Defence, front: Front, ball: Ball, steps: int, *, n_classes:
         twin, n_classes=n_classes, front=lambda images: straight_through(front(images.detach()), images)
     )
     return lambda images, labels, generator: pgd(
-        model, images, labels, ball=ball, steps=steps, generator=generator
+        model, images, labels, ball=ball, steps=steps, generator=generator, patience=PATIENCE
     )
 
 

@@ -57,7 +57,7 @@ BUDGETS = {
             step_size=2 / 255,
             check_images=100,
             sweep=(2 / 255, 4 / 255, 16 / 255),
-            suspicion_images=200,
+            suspicion_images=100,
         ),
         Budget(
             "paper",

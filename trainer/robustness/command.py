@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
+from sdk.backends import open_backend
+from sdk.bundle import Bundle, Precision
 from sdk.errors import UsageError
 from trainer.data import DataSet, Images, open_dataset
-from trainer.robustness import gate, plots
+from trainer.robustness import gate, plots, record
 from trainer.robustness.ball import Ball
 from trainer.robustness.budgets import BUDGETS
 from trainer.robustness.evaluate import Evaluation, Settings, check_fit, evaluate
+from trainer.robustness.judges import EngineJudge, Judge
 from trainer.robustness.ladder import OnProgress
 from trainer.robustness.markdown import render
-from trainer.robustness.publish import into_bundle
+from trainer.robustness.publish import into_bundle, record_into_bundle
 from trainer.robustness.report import Report, to_json
 from trainer.robustness.targets import Target, open_target
 
@@ -41,11 +47,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the outcome goes, beside the terminal; None for nowhere."""
+    """Where the outcome goes, beside the terminal; None for nowhere.
+
+    ``record`` is empty for the bundle itself.
+    """
 
     json: Path | None
     report: Path | None
-    record: Path | None
+    record: str | None
     into_bundle: bool
 
 
@@ -63,8 +72,10 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
     with open_target(request.target, backend=request.backend, precision=request.precision) as target:
         if request.draws is not None and request.draws > target.n_draws:
             raise UsageError(f"--draws {request.draws}: {target.name} has {target.n_draws} different draws")
-        if outputs.into_bundle and target.bundle is None:
-            raise UsageError(f"--into-bundle: {request.target} is a checkpoint, expected a bundle")
+        for option, is_wanted in (("--into-bundle", outputs.into_bundle), ("--record", outputs.record == "")):
+            if is_wanted and target.bundle is None:
+                mend = "; name a file to write" if option == "--record" else ""
+                raise UsageError(f"{option}: {request.target} is a checkpoint, expected a bundle{mend}")
         images = read_images(request, target, request.images or budget.images)
         if request.against is None:
             found = evaluate(target, images, settings)
@@ -75,12 +86,36 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
     return found.report
 
 
-def hold_gate(
-    path: Path, target: Path, *, backend: str, precision: str, on_progress: OnProgress
-) -> dict[str, float]:
-    """``gate.hold`` on a target that is opened for it."""
-    with open_target(target, backend=backend, precision=precision) as opened:
-        return gate.hold(path, opened, on_progress=on_progress)
+def hold_gate(request: Request, path: str, on_progress: OnProgress) -> list[gate.Change]:
+    """``gate.hold`` on the request's target and data, by the record at ``path``, or in the bundle if empty.
+
+    Raises:
+        GateError: a rung lost more than a point.
+        EdgePurifyError: whatever is wrong with the record, the target or the data.
+    """
+    with open_target(request.target, backend=request.backend, precision=request.precision) as target:
+        where = Path(path) if path else _own_record(target)
+        stored = record.read(where)
+        dataset, _ = _open_data(request, target)
+        check_fit(target, dataset[slice(0, 1)])
+        return gate.hold(stored, target, dataset, where=str(where), on_progress=on_progress)
+
+
+@contextmanager
+def judges_of(target: Target) -> Iterator[dict[str, Judge]]:
+    """By precision: the target's own, and in ONNX Runtime, which runs them all, the bundle's others."""
+    with ExitStack() as stack:
+        judges = {gate.precision_of(target.judge): target.judge}
+        if isinstance(target.judge, EngineJudge) and target.judge.backend.name == "onnxruntime":
+            bundle = target.bundle
+            assert bundle is not None
+            engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+            for precision in get_args(Precision):
+                if precision not in judges and all(precision in engine.onnx for engine in engines):
+                    backend = open_backend(bundle, "onnxruntime", precision)
+                    stack.callback(backend.close)
+                    judges[precision] = EngineJudge(bundle, backend)
+        yield judges
 
 
 def parse_eps(text: str) -> float:
@@ -106,15 +141,28 @@ def read_images(request: Request, target: Target, count: int | None) -> Images:
         UsageError: no data set is known for the target, it has fewer images, or they don't fit.
         DataError: it is absent or damaged.
     """
-    name = request.dataset or target.provenance.get("config", {}).get("data", {}).get("name")
-    if name is None:
-        raise UsageError(f"--dataset: {target.name} doesn't say what it was trained on; name the data set")
-    dataset: DataSet = open_dataset(name, request.data, "test", image_size=target.height)
+    dataset, name = _open_data(request, target)
     if count is not None and count > len(dataset):
         raise UsageError(f"--images {count}: {name} in {request.data} has {len(dataset)} test images")
     images = dataset[slice(0, count)]
     check_fit(target, images)
     return images
+
+
+def _open_data(request: Request, target: Target) -> tuple[DataSet, str]:
+    """The test images of the data set, and its name."""
+    name = request.dataset or target.provenance.get("config", {}).get("data", {}).get("name")
+    if name is None:
+        raise UsageError(f"--dataset: {target.name} doesn't say what it was trained on; name the data set")
+    return open_dataset(name, request.data, "test", image_size=target.height), name
+
+
+def _own_record(target: Target) -> Path:
+    bundle = target.bundle
+    if bundle is None or bundle.manifest.robustness is None:
+        what = "a checkpoint" if bundle is None else "a bundle without a record"
+        raise UsageError(f"--gate: {target.name} is {what}; make one by --record, and name it if it's a file")
+    return bundle.path(bundle.manifest.robustness)
 
 
 def _write(found: Evaluation, target: Target, images: Images, settings: Settings, outputs: Outputs) -> None:
@@ -128,8 +176,22 @@ def _write(found: Evaluation, target: Target, images: Images, settings: Settings
             plots.draw(found.report, found.outcomes, target.twin, outputs.report)
     except OSError as error:
         raise UsageError(f"{error.filename}: can't be written: {error.strerror}") from None
-    if outputs.record is not None:
-        draws, seed = min(settings.budget.draws, target.n_draws), settings.seed
-        gate.record(outputs.record, target, found.outcomes, images.targets, draws=draws, seed=seed)
     if outputs.into_bundle and target.bundle is not None:
         into_bundle(found.report, target.bundle)
+    if outputs.record is not None:
+        _record(found, target, images, settings, outputs.record)
+
+
+def _record(found: Evaluation, target: Target, images: Images, settings: Settings, path: str) -> None:
+    with judges_of(target) as judges:
+        made = record.make(
+            target.name, found.outcomes, images, judges, ball=settings.ball, seed=settings.seed
+        )
+    if not path:
+        assert target.bundle is not None
+        record_into_bundle(made, Bundle.open(target.bundle.folder))
+        return
+    try:
+        Path(path).write_bytes(record.to_bytes(made))
+    except OSError as error:
+        raise UsageError(f"--record {path}: can't be written: {error.strerror}") from None

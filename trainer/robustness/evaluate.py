@@ -8,19 +8,21 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import msgspec
 
 from sdk.errors import UsageError
 from trainer.data import Images, keyed_generator
-from trainer.robustness import baselines
+from trainer.robustness import baselines, mixture
 from trainer.robustness.ball import Ball
 from trainer.robustness.budgets import Budget
 from trainer.robustness.checks import LARGE_EPS, LARGE_FACTOR, Evidence, gradient_cosine, weigh
-from trainer.robustness.ladder import OnProgress, Outcome, Step, climb, per_image_worst
-from trainer.robustness.report import AtEps, Baseline, Check, Comparison, Report, Rung, Suspicion
+from trainer.robustness.judges import Judge
+from trainer.robustness.ladder import OnProgress, Outcome, Step, Worst, climb, per_image_worst
+from trainer.robustness.report import AtEps, Baseline, Check, Comparison, Mixture, Report, Suspicion
 from trainer.robustness.rungs import PASSES, Rungs
-from trainer.robustness.statistics import chance, roc_area, wilson
+from trainer.robustness.statistics import chance, paired, roc_area, wilson
 from trainer.robustness.store import Store
 from trainer.robustness.surrogates import BankMean, Raw
 from trainer.robustness.suspicion import evade_both, suspicion
@@ -73,27 +75,28 @@ def evaluate(
     run = _Run(target, images, settings)
     outcomes, remarks = run.ladder()
     rungs = tuple(outcome.rung(images.targets) for outcome in outcomes.values())
-    worst = per_image_worst(list(outcomes.values()), images.targets)
+    worst = _worst(outcomes, images)
     attacks = [rung.counts.expected.share for rung in rungs if rung.name != "clean"]
     checks, by_eps = run.checks(outcomes)
     report = Report(
         target=target.name,
         digest=target.digest,
         judged_by=target.judge.says,
-        attacked=target.attacked if attacks else "nothing",
+        attacked="nothing" if worst is None else target.attacked,
         budget=settings.budget.name,
         norm=settings.ball.norm,
-        eps=settings.ball.eps if attacks else 0.0,
+        eps=0.0 if worst is None else settings.ball.eps,
         seed=settings.seed,
         images=len(images),
-        worst=worst,
+        worst=None if worst is None else worst.rung,
         rungs=rungs,
         baselines=tuple(run.baselines()),
         average=sum(attacks) / len(attacks) if attacks else None,
         by_eps=by_eps,
         checks=checks,
+        mixture=run.mixture(outcomes),
         suspicion=run.suspicion(outcomes),
-        comparison=None if against is None else _compare(rungs, worst, _Run(against, images, settings)),
+        comparison=None if against is None else _compare(outcomes, worst, _Run(against, images, settings)),
         remarks=tuple(remarks),
         seconds=0.0,
     )
@@ -130,8 +133,9 @@ class _Run:
         version = importlib.metadata.version("edge-purify")
         key = (
             version,
-            target.digest,
+            _weights(target),
             target.judge.says,
+            target.attacked,
             pixels,
             settings.budget,
             settings.ball,
@@ -139,13 +143,14 @@ class _Run:
         )
         self.store = Store(settings.work, key)
 
-    def climb(self, step: Step) -> Outcome:
+    def climb(self, step: Step, judge: Judge | None = None, draws: int | None = None) -> Outcome:
+        """One rung, judged by the target's judge under the budget's draws unless others are given."""
         settings = self.settings
         return climb(
             step,
             self.images,
-            self.target.judge,
-            draws=self.draws,
+            judge or self.target.judge,
+            draws=draws or self.draws,
             seed=settings.seed,
             store=self.store,
             on_progress=settings.on_progress,
@@ -202,6 +207,25 @@ class _Run:
             on_progress=self.settings.on_progress,
         )
 
+    def mixture(self, outcomes: dict[str, Outcome]) -> Mixture | None:
+        """What randomness adds on the check images; None where there is none, or no attack on it."""
+        budget, twin = self.settings.budget, self.target.twin
+        count = min(budget.check_images, len(self.images))
+        if twin is None or not count or "pgd" not in outcomes or self.target.n_draws == 1:
+            return None
+        return mixture.measure(
+            twin,
+            outcomes["pgd"].adversarial[:count],
+            self.images.targets[:count],
+            partial(self.climb, draws=1),
+            ball=self.settings.ball,
+            steps=budget.steps,
+            step_size=budget.step_size,
+            draws=self.draws,
+            seed=self.settings.seed,
+            n_classes=len(self.target.labels),
+        )
+
     def suspicion(self, outcomes: dict[str, Outcome]) -> Suspicion | None:
         """The ROC's area against blind images, and those that evade purifier and suspicion at once."""
         budget, twin = self.settings.budget, self.target.twin
@@ -226,7 +250,8 @@ class _Run:
             for name, outcome in sets.items()
         }
         clean = scores.pop("clean")
-        return Suspicion(count, {name: roc_area(clean, score) for name, score in scores.items()})
+        # draw by draw, each of which is what a device reports
+        return Suspicion(count, {name: fmean(map(roc_area, clean, score)) for name, score in scores.items()})
 
     def _cosine(self, count: int) -> float:
         assert self.target.twin is not None
@@ -238,13 +263,30 @@ class _Run:
         return float(chance(outcome.scored[:, :count], self.images.targets[:count]).mean())
 
 
-def _compare(rungs: tuple[Rung, ...], worst: Rung, other: _Run) -> Comparison:
-    outcomes, _ = other.ladder()
-    labels = other.images.targets
-    others = {name: outcome.rung(labels) for name, outcome in outcomes.items()}
-    theirs = per_image_worst(list(outcomes.values()), labels)
-    pairs = [(worst, theirs), *((rung, others[rung.name]) for rung in rungs if rung.name in others)]
+def _worst(outcomes: dict[str, Outcome], images: Images) -> Worst | None:
+    attacked = any(name != "clean" for name in outcomes)
+    return per_image_worst(list(outcomes.values()), images.targets) if attacked else None
+
+
+def _compare(ours: dict[str, Outcome], worst: Worst | None, other: _Run) -> Comparison:
+    """Paired: both defences on the same images, each under the attacks on itself."""
+    theirs, remarks = other.ladder()
+    labels, their_worst = other.images.targets, _worst(theirs, other.images)
+    pairs = {name: (outcome.scored, theirs[name].scored) for name, outcome in ours.items() if name in theirs}
+    if worst is not None and their_worst is not None:
+        pairs = {worst.rung.name: (worst.scored, their_worst.scored), **pairs}
     gain = {
-        ours.name: 100 * (ours.counts.expected.share - their.counts.expected.share) for ours, their in pairs
+        name: paired(*(chance(scored, labels[: scored.shape[1]]) for scored in pair))
+        for name, pair in pairs.items()
     }
-    return Comparison(other.target.name, theirs, tuple(others.values()), gain)
+    rungs = tuple(outcome.rung(labels) for outcome in theirs.values())
+    their_rung = None if their_worst is None else their_worst.rung
+    return Comparison(other.target.name, their_rung, rungs, gain, tuple(remarks))
+
+
+def _weights(target: Target) -> object:
+    """What of the target an outcome depends on; a bundle's figures and model card may change."""
+    if target.bundle is None:
+        return target.digest
+    manifest = target.bundle.manifest
+    return manifest.purifiers, manifest.classifiers, manifest.twin

@@ -56,13 +56,20 @@ class EngineJudge:
     def probabilities(self, images: Tensor, *, draws: int, key: Key, first: int = 0) -> Tensor:
         logits = []
         for place, image in enumerate(_one_by_one(images), start=first):
-            drawer = Drawer(self.manifest, seed=_integer((*key, place)))
-            logits.append([self._defended(image, draw) for draw in drawer.draw(draws)])
+            logits.append([self._defended(image, draw) for draw in self._draws(draws, (*key, place))])
         return _stacked(logits)
+
+    def drawn_classifiers(self, count: int, *, draws: int, key: Key) -> Tensor:
+        """Which classifier each of the draws of ``probabilities`` takes: (draws, count), int64."""
+        per_image = [self._draws(draws, (*key, place)) for place in range(count)]
+        return torch.tensor([[draw.classifier for draw in drawn] for drawn in per_image]).T
 
     def raw_probabilities(self, images: Tensor) -> Tensor:
         members = range(len(self.manifest.classifiers))
         return _stacked([[self._raw(image, member) for member in members] for image in _one_by_one(images)])
+
+    def _draws(self, draws: int, key: Key) -> tuple[Draw, ...]:
+        return Drawer(self.manifest, seed=seed_of(key)).draw(draws)
 
     def _defended(self, image: np.ndarray, draw: Draw) -> np.ndarray:
         purified = self.backend.purify(draw.purifier, image, draw.random_inputs)
@@ -81,8 +88,7 @@ class TorchJudge:
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor, *, draws: int, key: Key, first: int = 0) -> Tensor:
-        places = range(first, first + len(images))
-        draw = _joined([self.defence.draw(draws, keyed_generator(*key, place)) for place in places])
+        draw = self._draws(range(first, first + len(images)), draws, key)
         repeated = images.repeat_interleave(draws, dim=0)
         parts = [slice(start, start + TORCH_BATCH) for start in range(0, len(repeated), TORCH_BATCH)]
         logits = torch.cat([self.defence(repeated[part], draw[part]) for part in parts])
@@ -93,6 +99,13 @@ class TorchJudge:
         return torch.cat(
             [self.defence.classifier.all_logits(part) for part in images.split(TORCH_BATCH)], 1
         ).softmax(-1)
+
+    def drawn_classifiers(self, count: int, *, draws: int, key: Key) -> Tensor:
+        """Which classifier each of the draws of ``probabilities`` takes: (draws, count), int64."""
+        return self._draws(range(count), draws, key).classifier.view(count, draws).T
+
+    def _draws(self, places: range, draws: int, key: Key) -> TorchDraw:
+        return _joined([self.defence.draw(draws, keyed_generator(*key, place)) for place in places])
 
 
 def _one_by_one(images: Tensor) -> Iterator[np.ndarray]:
@@ -119,5 +132,6 @@ def _joined(draws: list[TorchDraw]) -> TorchDraw:
     )
 
 
-def _integer(key: Key) -> int:
+def seed_of(key: Key) -> int:
+    """What the draws of ``EngineJudge`` are seeded with, for an image whose place ends the ``key``."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")

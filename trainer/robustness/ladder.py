@@ -93,7 +93,15 @@ def climb(
     )
 
 
-def per_image_worst(outcomes: Sequence[Outcome], labels: Tensor) -> Rung:
+@dataclass(frozen=True)
+class Worst:
+    """The strongest attack on each image: the rung, and the answers (D, N) to it that score."""
+
+    rung: Rung
+    scored: Tensor
+
+
+def per_image_worst(outcomes: Sequence[Outcome], labels: Tensor) -> Worst:
     """The strongest attack on each image, and among equals the one that is strongest on all of its images.
 
     An image that a rung left out is judged by the others.
@@ -111,7 +119,13 @@ def per_image_worst(outcomes: Sequence[Outcome], labels: Tensor) -> Rung:
     says = "for each image the strongest of " + ", ".join(
         f"{name} {share:.0f} %" for name, share in shares.items()
     )
-    return Rung("per-image worst", says, count(answers, labels), sum(outcome.seconds for outcome in outcomes))
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    return Worst(Rung("per-image worst", says, count(answers, labels), seconds), answers)
+
+
+def keyworded(attack: Callable[..., Tensor]) -> Attack:
+    """The ladder's form of an attack that takes its generator by keyword."""
+    return lambda images, labels, generator: attack(images, labels, generator=generator)
 
 
 def _chosen_chance(outcome: Outcome, labels: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from trainer.robustness.report import Report, Rung
+from trainer.robustness.report import Comparison, Mixture, Report, Rung
 
 
 def render(report: Report) -> str:
@@ -20,13 +20,14 @@ def _warning(report: Report) -> Iterator[str]:
 
 
 def _headline(report: Report) -> Iterator[str]:
-    figure = f"{report.worst.counts.expected} of {report.images}"
     yield f"## Robustness of {report.target}"
     yield ""
-    if report.eps:
+    if report.worst is not None:
         size = f"{report.norm}, eps {_eps(report.norm, report.eps)}"
+        figure = f"{report.worst.counts.expected} of {report.images}"
         yield f"**{figure} images survive the strongest attack on each** ({size})."
     else:
+        figure = f"{report.rungs[0].counts.expected} of {report.images}"
         yield f"**{figure} clean images are recognized**; nothing was attacked."
     yield (
         f"Judged by {report.judged_by}; attacked: {report.attacked}. "
@@ -37,7 +38,7 @@ def _headline(report: Report) -> Iterator[str]:
 
 
 def _ladder(report: Report) -> Iterator[str]:
-    rungs = (report.worst, *report.rungs) if report.eps else report.rungs
+    rungs = report.rungs if report.worst is None else (report.worst, *report.rungs)
     yield from _rungs(rungs)
     if report.average is not None:
         average = f"{100 * report.average:.1f} %"
@@ -58,16 +59,14 @@ def _rest(report: Report) -> Iterator[str]:
         rows = [(_eps(report.norm, at.eps), at.figure) for at in report.by_eps]
         yield from _table("Full-gradient attack by eps", ("eps", "expected accuracy"), rows)
     yield from _baselines(report)
+    if report.mixture is not None:
+        yield from _mixture(report.mixture)
     if report.suspicion is not None:
         rows = [(name, f"{area:.3f}") for name, area in report.suspicion.area.items()]
         title = f"Suspicion, area under the ROC ({report.suspicion.images} images)"
         yield from _table(title, ("against", "area"), rows)
     if report.comparison is not None:
-        other = report.comparison
-        yield f"### Beside {other.target}, same images and seed"
-        yield from _rungs((other.worst, *other.rungs))
-        gains = ", ".join(f"{name} {gain:+.1f}" for name, gain in other.gain.items())
-        yield f"{report.target} keeps more by, in points: {gains}."
+        yield from _comparison(report, report.comparison)
 
 
 def _rungs(rungs: Sequence[Rung]) -> Iterator[str]:
@@ -100,6 +99,30 @@ def _baselines(report: Report) -> Iterator[str]:
     columns = list(dict.fromkeys(rung for baseline in report.baselines for rung in baseline.figures))
     rows = [(b.name, *(b.figures.get(rung, "–") for rung in columns)) for b in report.baselines]
     yield from _table("The same classifiers without the purifier", ("front", *columns), rows)
+
+
+def _mixture(mixture: Mixture) -> Iterator[str]:
+    rows = [
+        ("fresh draws, attacked through their mean (A_mix)", mixture.mixed),
+        (f"{mixture.members} fixed members, each attacked alone (mean A_d)", mixture.alone),
+        ("A_mix − mean A_d, in points, paired", mixture.gain),
+    ]
+    title = f"What randomness adds ({mixture.mixed.images} images, on the twin)"
+    yield from _table(title, ("defence", "expected accuracy"), rows)
+
+
+def _comparison(report: Report, other: Comparison) -> Iterator[str]:
+    """Paired differences beside both defences' own figures."""
+    rungs = {rung.name: rung for rung in (report.worst, *report.rungs) if rung is not None}
+    others = {rung.name: rung for rung in (other.worst, *other.rungs) if rung is not None}
+    header = ("attack", report.target, other.target, "difference in points, paired", "images")
+    rows = [
+        (name, rungs[name].counts.expected, others[name].counts.expected, gain,
+         rungs[name].counts.expected.images)
+        for name, gain in other.gain.items()
+    ]  # fmt: skip
+    yield from _table(f"Beside {other.target}, same images and seed", header, rows)
+    yield from (f"- {other.target}, {remark}." for remark in other.remarks)
 
 
 def _table(title: str | None, header: Iterable[object], rows: Iterable[Iterable[object]]) -> Iterator[str]:

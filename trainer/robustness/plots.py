@@ -38,13 +38,14 @@ def draw(report: Report, outcomes: dict[str, Outcome], twin: Defence | None, fol
 
 
 def _ladder(pyplot: Any, report: Report) -> Any:
-    rungs = (report.worst, *report.rungs)
+    rungs = report.rungs if report.worst is None else (report.worst, *report.rungs)
     shares = [100 * rung.counts.expected.share for rung in rungs]
     below = [share - 100 * rung.counts.expected.low for share, rung in zip(shares, rungs, strict=True)]
     above = [100 * rung.counts.expected.high - share for share, rung in zip(shares, rungs, strict=True)]
     figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(rungs) + 1.2))
     places = range(len(rungs))
-    axes.barh(places, shares, xerr=[below, above], color=["#c23b22", *[GREY] * len(report.rungs)], capsize=3)
+    colors = [GREY if rung in report.rungs else "#c23b22" for rung in rungs]
+    axes.barh(places, shares, xerr=[below, above], color=colors, capsize=3)
     axes.set_yticks(places, [rung.name for rung in rungs])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)

@@ -1,9 +1,15 @@
-"""A report into the bundle that it is about: into ``measured`` of bundle.json, and into the model card."""
+"""What an evaluation leaves in the bundle that it is about.
+
+The report goes into ``measured`` of bundle.json and into the model card, the gate's record into a file.
+"""
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +17,14 @@ import msgspec
 
 from sdk.bundle import Bundle, File, sha256_of, write_manifest
 from sdk.errors import BundleError, UsageError
+from sdk.signing import sign_again
 from trainer.robustness.markdown import render
+from trainer.robustness.record import Record, to_bytes
 from trainer.robustness.report import Report
 
+log = logging.getLogger(__name__)
+
+RECORD = "robustness.npz"
 START, END = "<!-- robustness: start -->", "<!-- robustness: end -->"
 NOT_MEASURED = re.compile(
     r"^(Clean accuracy of these engines: |Robustness ladder: )not measured yet.*\n+", re.MULTILINE
@@ -23,7 +34,7 @@ NOT_MEASURED = re.compile(
 def into_bundle(report: Report, bundle: Bundle) -> None:
     """Add the report to ``bundle`` on disk, in place of an earlier one of the same setting.
 
-    The bundle's digest changes with it; its engines and their hashes do not.
+    The bundle's digest changes with it, so a signature of it is removed; its engines and their hashes stay.
 
     Raises:
         UsageError: the report is about another bundle.
@@ -36,15 +47,24 @@ def into_bundle(report: Report, bundle: Bundle) -> None:
         )
     entry = _entry(report)
     others = [known for known in bundle.manifest.measured if _setting(known) != _setting(entry)]
-    changes: dict[str, Any] = {"measured": (*others, entry)}
-    try:
+    with _writing(bundle) as changes:
+        changes["measured"] = (*others, entry)
         if bundle.manifest.card is not None:
             path = bundle.path(bundle.manifest.card)
-            _replace(path, with_report(path.read_text(encoding="utf-8"), report))
+            _replace(path, with_report(path.read_text(encoding="utf-8"), report).encode())
             changes["card"] = File(bundle.manifest.card.file, sha256_of(path))
-        write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, **changes))
-    except OSError as error:
-        raise BundleError(f"bundle {bundle.folder}: can't be written: {error.strerror}") from None
+
+
+def record_into_bundle(record: Record, bundle: Bundle) -> None:
+    """Put ``record`` into ``bundle`` on disk, in place of an earlier one; this too changes its digest.
+
+    Raises:
+        BundleError: the folder can't be written.
+    """
+    with _writing(bundle) as changes:
+        path = bundle.folder / RECORD
+        _replace(path, to_bytes(record))
+        changes["robustness"] = File(RECORD, sha256_of(path))
 
 
 def with_report(card: str, report: Report) -> str:
@@ -58,10 +78,23 @@ def with_report(card: str, report: Report) -> str:
     return f"{before}{heading}\n{section}\n{after.lstrip()}" if heading else f"{card}\n{section}"
 
 
-def _replace(path: Path, text: str) -> None:
+@contextmanager
+def _writing(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    """Collects changes of the manifest, then writes it."""
+    was_signed, changes = bundle.has_signature, dict[str, Any]()
+    try:
+        yield changes
+        write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, **changes))
+    except OSError as error:
+        raise BundleError(f"bundle {bundle.folder}: can't be written: {error.strerror}") from None
+    if was_signed:
+        log.warning("%s", sign_again(bundle.folder))
+
+
+def _replace(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(data)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -69,7 +102,8 @@ def _replace(path: Path, text: str) -> None:
 
 def _entry(report: Report) -> dict[str, Any]:
     backend, version, precision, _ = report.judged_by.split(" ")
-    rungs = {rung.name: rung.counts.expected for rung in (report.worst, *report.rungs)}
+    named = report.rungs if report.worst is None else (report.worst, *report.rungs)
+    rungs = {rung.name: rung.counts.expected for rung in named}
     return {
         "backend": backend,
         "version": version,

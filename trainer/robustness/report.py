@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trainer.robustness.statistics import Counts, Figure
+from trainer.robustness.statistics import Counts, Difference, Figure
 
 SCHEMA = 1
 
@@ -48,13 +48,34 @@ class Suspicion(msgspec.Struct, frozen=True):
     area: dict[str, float]
 
 
+class Mixture(msgspec.Struct, frozen=True):
+    """What drawing at random gains over its own members, both measured on the twin.
+
+    Attributes:
+        members: fixed sub-models, each with a random input that never changes.
+        mixed: expected accuracy over fresh draws, under the full-gradient attack on their mean.
+        alone: mean over the members of each one's accuracy under the same attack on that member, or under
+            the mixture's where that is stronger on an image.
+        gain: mixed less alone, paired; theory says that it can't be negative against a perfect attack.
+    """
+
+    members: int
+    mixed: Figure
+    alone: Figure
+    gain: Difference
+
+
 class Comparison(msgspec.Struct, frozen=True):
-    """Another defence on the same images, and by rung how much more this one keeps, in points."""
+    """Another defence on the same images, and by rung how much more the first one keeps, paired.
+
+    ``worst`` is None where nothing was attacked; ``remarks`` say what was left out of its ladder.
+    """
 
     target: str
-    worst: Rung
+    worst: Rung | None
     rungs: tuple[Rung, ...]
-    gain: dict[str, float]
+    gain: dict[str, Difference]
+    remarks: tuple[str, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -66,10 +87,11 @@ class Report(msgspec.Struct, frozen=True):
         attacked: what the attacks differentiated or queried.
         norm, eps: of the attacks, in the images' units; eps is 0 where nothing was attacked.
         worst: the figure to quote: per image the strongest attack, chosen on other draws than it is scored
-        on.
+            on; None where nothing was attacked.
         average: of the single attacks' expected accuracies, as some papers report; it flatters, so don't
-        quote it.
+            quote it.
         by_eps: the full-gradient attack on the check images, by rising eps.
+        mixture: on the check images, what randomness adds.
         remarks: what was left out, and why.
     """
 
@@ -82,13 +104,14 @@ class Report(msgspec.Struct, frozen=True):
     eps: float
     seed: int
     images: int
-    worst: Rung
+    worst: Rung | None
     rungs: tuple[Rung, ...]
     baselines: tuple[Baseline, ...]
     seconds: float
     average: float | None = None
     by_eps: tuple[AtEps, ...] = ()
     checks: tuple[Check, ...] = ()
+    mixture: Mixture | None = None
     suspicion: Suspicion | None = None
     comparison: Comparison | None = None
     remarks: tuple[str, ...] = ()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor
-
 from trainer.models import Defence
 from trainer.robustness.arc import arc
 from trainer.robustness.attacks import pgd
@@ -13,7 +11,8 @@ from trainer.robustness.autoattack import autoattack
 from trainer.robustness.ball import Ball
 from trainer.robustness.budgets import Budget
 from trainer.robustness.judges import Judge, TorchJudge
-from trainer.robustness.ladder import Attack, Step
+from trainer.robustness.ladder import Attack, Step, keyworded
+from trainer.robustness.settled import PATIENCE
 from trainer.robustness.square import square
 from trainer.robustness.surrogates import (
     BankMean,
@@ -74,8 +73,9 @@ class Rungs:
         steps, samples, ball = steps or self.budget.steps, samples or self.budget.samples, ball or self.ball
         model = BankMean(self._twin(), n_classes=self.n_classes, samples=samples, purify=purify)
         mean = f"averaged over {model.samples} purifier passes and all classifiers"
-        says = f"PGD, {steps} steps, each {mean}, {_WAYS[purify]}"
-        attack = self._ascent(model, ball, steps)
+        stop = f"stopping on an image once {PATIENCE} such means in a row hold no sub-model that is right"
+        says = f"PGD, {steps} steps, each {mean}, {_WAYS[purify]}, {stop}"
+        attack = self._ascent(model, ball, steps, patience=PATIENCE)
         return Step(name, says, attack, images or self.images, max(1, PASSES // model.samples))
 
     def one_draw_step(self, images: int) -> Step:
@@ -91,14 +91,15 @@ class Rungs:
 
     def _blind(self) -> Step:
         model = Raw(self._twin(), n_classes=self.n_classes)
+        # no patience: what has beaten the classifiers goes on to get worse for the purifiers, unseen
         says = f"PGD, {self.budget.steps} steps on the classifiers alone, then shown to the whole defence"
         return Step("blind", says, self._ascent(model, self.ball, self.budget.steps), self.images, PASSES)
 
     def _arc(self) -> Step:
         model = BankMean(self._twin(), n_classes=self.n_classes, samples=self._twin().n_purifiers)
         rounds = min(self.budget.steps, ARC_ROUNDS)
-        says = f"ARC, {rounds} rounds over every pair of purifier and classifier"
-        attack = _keyworded(partial(arc, model, ball=self.ball, steps=rounds))
+        says = f"ARC, {rounds} rounds over every pair of purifier and classifier, or until none is right"
+        attack = keyworded(partial(arc, model, ball=self.ball, steps=rounds))
         return Step("arc", says, attack, self.few, max(1, PASSES // model.samples))
 
     def _autoattack(self) -> Step:
@@ -107,7 +108,7 @@ class Rungs:
             f"AutoAttack, standard, on the mean of {model.samples} fixed purifier passes and all classifiers"
         )
         batch = max(1, PASSES // model.samples)
-        attack = _keyworded(partial(autoattack, model, ball=self.ball, batch=batch))
+        attack = keyworded(partial(autoattack, model, ball=self.ball, batch=batch))
         return Step("autoattack", says, attack, self.few, AUTOATTACK_BATCH)
 
     def _square(self) -> Step:
@@ -115,20 +116,18 @@ class Rungs:
         model = Queries(judge, draws=self.budget.query_draws, n_classes=self.n_classes)
         says = f"Square, {self.budget.queries} queries, each the mean of {self.budget.query_draws} draws"
         search = partial(square, model, ball=self.ball, queries=self.budget.queries, random_model=True)
-        return Step("square", says, _keyworded(search), self.few, QUERY_BATCH)
+        return Step("square", says, keyworded(search), self.few, QUERY_BATCH)
 
     def _why_not(self, name: str) -> str | None:
         if self.twin is None and name not in ("clean", "square"):
             return "the bundle has no twin: white-box not measured"
         if name == "bpda-shrinkage" and not has_shrinkage(self._twin()):
             return "the purifier has no shrinkage"
-        if name == "square" and self.ball.norm != "linf":
-            return "Square is written for linf"
         return None
 
-    def _ascent(self, model: Model, ball: Ball, steps: int) -> Attack:
+    def _ascent(self, model: Model, ball: Ball, steps: int, patience: int | None = None) -> Attack:
         step_size = self.budget.step_size if ball == self.ball else None
-        return _keyworded(partial(pgd, model, ball=ball, steps=steps, step_size=step_size))
+        return keyworded(partial(pgd, model, ball=ball, steps=steps, step_size=step_size, patience=patience))
 
     def _twin(self) -> Defence:
         assert self.twin is not None
@@ -140,8 +139,3 @@ _WAYS = {
     identity_shrinkage: "gradient past the shrinkage (BPDA)",
     identity_purifier: "gradient past the purifier (BPDA)",
 }
-
-
-def _keyworded(attack: partial[Tensor]) -> Attack:
-    """The ladder's form of an attack that takes its generator by keyword."""
-    return lambda images, labels, generator: attack(images, labels, generator=generator)

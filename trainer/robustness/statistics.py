@@ -38,6 +38,17 @@ class Counts(msgspec.Struct, frozen=True):
     draws: int
 
 
+class Difference(msgspec.Struct, frozen=True):
+    """How much more of the same images one defence keeps than another, in points, with its 95 % interval."""
+
+    points: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.points:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
 def wilson(share: float, images: int) -> Figure:
     """Wilson's score interval (1927) of ``share``; for a mean of chances it is, if anything, too wide."""
     if images < 1 or not 0 <= share <= 1:
@@ -47,6 +58,14 @@ def wilson(share: float, images: int) -> Figure:
     half = Z95 / scale * math.sqrt(share * (1 - share) / images + Z95**2 / (4 * images**2))
     low, high = max(0.0, centre - half), min(1.0, centre + half)
     return Figure(share, min(low, share), max(high, share), images)  # a rounding error, at 0 and 1
+
+
+def paired(ours: Tensor, theirs: Tensor) -> Difference:
+    """The mean over images of ``ours`` less ``theirs``, (B,) in [0, 1] both, by the normal approximation."""
+    differences = 100 * (ours - theirs)
+    half = Z95 * float(differences.std()) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    points = float(differences.mean())
+    return Difference(points, max(-100.0, points - half), min(100.0, points + half))
 
 
 def count(answers: Tensor, labels: Tensor) -> Counts:

@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.models import Defence, Draw
+from trainer.models.purifier import Purifier
 from trainer.models.ren import SparseEncodingPurifier, contrast_ratio, sparse_purify
 from trainer.robustness.judges import Judge
+from trainer.robustness.quantized import EnginePurifier
 
 Purify = Callable[[Defence, Tensor, Draw], Tensor]
 
@@ -46,14 +48,14 @@ def identity_purifier(defence: Defence, images: Tensor, draw: Draw) -> Tensor:
 
 
 def identity_shrinkage(defence: Defence, images: Tensor, draw: Draw) -> Tensor:
-    """The purified images, with the gradient of a sparse coding that neither shrinks nor clamps."""
+    """The purified images, with the gradient of a sparse coding that neither shrinks, clamps nor rounds."""
     purified = defence.purify(images, draw).detach()
-    return straight_through(purified, _without_shrinkage(defence.purifier, images, draw))
+    return straight_through(purified, _without_shrinkage(_unrounded(defence), images, draw))
 
 
 def has_shrinkage(defence: Defence) -> bool:
     """Whether ``identity_shrinkage`` applies."""
-    return isinstance(defence.purifier, SparseEncodingPurifier)
+    return isinstance(_unrounded(defence), SparseEncodingPurifier)
 
 
 class BankMean:
@@ -138,7 +140,11 @@ class Raw:
         self.n_classes = n_classes
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return log_mean(self.classifier.all_logits(self.front(images)).log_softmax(-1))
+        return log_mean(self.members(images, generator))
+
+    def members(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Log-probabilities of each classifier, (J, B, C)."""
+        return self.classifier.all_logits(self.front(images)).log_softmax(-1)
 
 
 class Queries:
@@ -163,6 +169,12 @@ def log_mean(log_probabilities: Tensor) -> Tensor:
 def straight_through(value: Tensor, gradient_of: Tensor) -> Tensor:
     """``value`` forward, bit for bit; the gradient of ``gradient_of`` backward."""
     return value + (gradient_of - gradient_of.detach())
+
+
+def _unrounded(defence: Defence) -> Purifier:
+    """The purifier, of a fake-quantized twin that of the FP32 one."""
+    purifier = defence.purifier
+    return purifier.unrounded if isinstance(purifier, EnginePurifier) else purifier
 
 
 def _without_shrinkage(purifier: SparseEncodingPurifier, images: Tensor, draw: Draw) -> Tensor:

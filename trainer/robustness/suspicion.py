@@ -1,8 +1,8 @@
 """How well suspicion tells attacks from clean images, also from an attacker who evades both purifier and
 suspicion.
 
-Suspicion is the total variation distance between what the classifiers say of the raw image and of the
-purified one: 0 where they agree, 1 where they share nothing.
+Suspicion is the runtime's, ``sdk.suspicion``, as a frame's Result has it with one vote: how far what the
+drawn classifier says of the raw image is from what the draw says of the purified one.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdk.suspicion import suspicion as disagreement
 from trainer.robustness.attacks import pgd
 from trainer.robustness.ball import Ball
-from trainer.robustness.judges import Judge, Key
+from trainer.robustness.judges import EngineJudge, Key, TorchJudge
 from trainer.robustness.losses import cross_entropy
 from trainer.robustness.surrogates import Model
 
 
-def suspicion(judge: Judge, images: Tensor, *, draws: int, key: Key) -> Tensor:
-    """One score in [0, 1] per image, (B,)."""
-    purified = judge.probabilities(images, draws=draws, key=key).mean(0)
-    return (judge.raw_probabilities(images).mean(0) - purified).abs().sum(-1) / 2
+def suspicion(judge: EngineJudge | TorchJudge, images: Tensor, *, draws: int, key: Key) -> Tensor:
+    """The scores in [0, 1] of every image under each of ``draws`` draws: (draws, B)."""
+    purified = judge.probabilities(images, draws=draws, key=key)  # (draws, B, n_classes)
+    drawn = judge.drawn_classifiers(len(images), draws=draws, key=key)  # (draws, B)
+    raw = judge.raw_probabilities(images)[drawn, torch.arange(len(images))]  # (draws, B, n_classes)
+    return torch.from_numpy(disagreement(raw.numpy(), purified[None].numpy()))
 
 
 def evade_both(

@@ -12,12 +12,13 @@ from typing import Any
 
 from sdk.backends import open_backend
 from sdk.backends.base import Backend
-from sdk.bundle import MANIFEST, Bundle, RandomInput
+from sdk.bundle import MANIFEST, Bundle, Precision, RandomInput
 from sdk.errors import UsageError
 from trainer.checkpoint import load_defence
 from trainer.models import Defence
 from trainer.models.purifier import RandomSubset
 from trainer.robustness.judges import EngineJudge, Judge, TorchJudge
+from trainer.robustness.quantized import read_quantized_twin
 from trainer.twin import read_twin
 
 
@@ -58,8 +59,11 @@ class Target:
 
 
 @contextmanager
-def open_target(path: Path, *, backend: str = "auto", precision: str = "auto") -> Iterator[Target]:
+def open_target(path: Path, *, backend: str = "auto", precision: str = "fp32") -> Iterator[Target]:
     """Open a bundle's folder or a checkpoint's file; engines are released at the end.
+
+    The precision is fp32 unless another is asked for: what is measured must not depend on which one is the
+    fastest on this machine.
 
     Raises:
         BundleError, CheckpointError: it is damaged.
@@ -82,17 +86,13 @@ def open_target(path: Path, *, backend: str = "auto", precision: str = "auto") -
 
 def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
     manifest = bundle.manifest
-    attacked = "its twin in torch, fp32"
-    if backend.precision == "int8":
-        attacked += ", whose rounding differs: transferred examples, white-box not measured"
-    if manifest.twin is None:
-        attacked = "by queries alone, there being no twin: white-box not measured"
+    twin, attacked = _twin(bundle, backend.precision)
     return Target(
         name=manifest.name,
         digest=bundle.digest,
         labels=bundle.labels,
         judge=EngineJudge(bundle, backend),
-        twin=None if manifest.twin is None else read_twin(bundle).requires_grad_(False),
+        twin=twin,
         attacked=attacked,
         height=manifest.image.height,
         width=manifest.image.width,
@@ -101,6 +101,16 @@ def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
         * sum(_subsets(engine.random_inputs) for engine in manifest.purifiers),
         bundle=bundle,
     )
+
+
+def _twin(bundle: Bundle, precision: Precision) -> tuple[Defence | None, str]:
+    """What is differentiated in place of the engines, and that in words."""
+    if bundle.manifest.twin is None:
+        return None, "by queries alone, there being no twin: white-box not measured"
+    if precision == "int8":
+        twin = read_quantized_twin(bundle)
+        return twin, "its fake-quantized twin in torch, int8, straight-through"
+    return read_twin(bundle).requires_grad_(False), "its twin in torch, fp32"
 
 
 def _from_checkpoint(path: Path) -> Target:
