@@ -95,10 +95,8 @@ def endure(
     yield Soak(
         frames=frames // TENTHS * TENTHS,
         growth_bytes=max(tenth.resident_bytes for tenth in rest) - first.resident_bytes,
-        first_ms=float(np.median(first.ours_ms)),
-        first_bare_ms=float(np.median(first.bare_ms)),
-        last_ms=float(np.median(rest[-1].ours_ms)),
-        last_bare_ms=float(np.median(rest[-1].bare_ms)),
+        ours_ms=tuple(float(np.median(tenth.ours_ms)) for tenth in tenths),
+        bare_ms=tuple(float(np.median(tenth.bare_ms)) for tenth in tenths),
     )
 
 

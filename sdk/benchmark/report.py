@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from itertools import combinations
+from statistics import median
+
 import msgspec
 
 
@@ -110,16 +114,25 @@ class Soak(msgspec.Struct, frozen=True):
     Attributes:
         frames: how many went through.
         growth_bytes: of the resident memory, from the first tenth's end to the highest tenth's end after it.
-        first, last: p50 of the first and of the last tenth, in milliseconds, and beside it that of the
-            bare engines.
+        ours_ms, bare_ms: p50 of each tenth in milliseconds, of the frames and of the bare engines.
     """
 
     frames: int
     growth_bytes: int
-    first_ms: float
-    first_bare_ms: float
-    last_ms: float
-    last_bare_ms: float
+    ours_ms: tuple[float, ...]
+    bare_ms: tuple[float, ...]
+
+    @property
+    def drift(self) -> float:
+        """The factor by which ours grew beyond bare, from the first tenth to the last.
+
+        By the median of the slopes between all pairs of tenths (Theil and Sen), which a busy moment of the
+        machine in one of them does not bend.
+        """
+        ratios = [math.log(ours / bare) for ours, bare in zip(self.ours_ms, self.bare_ms, strict=True)]
+        pairs = combinations(enumerate(ratios), 2)
+        slope = median((later - earlier) / (j - i) for (i, earlier), (j, later) in pairs)
+        return math.exp(slope * (len(ratios) - 1))
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -83,8 +83,8 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
         yield (
             "soak",
             f"{soak.frames} frames, {soak.growth_bytes / 2**20:+.2f} MiB; p50 of the first tenth "
-            f"{soak.first_ms:.3f} ms (bare {soak.first_bare_ms:.3f}), of the last {soak.last_ms:.3f} ms "
-            f"(bare {soak.last_bare_ms:.3f})",
+            f"{soak.ours_ms[0]:.3f} ms (bare {soak.bare_ms[0]:.3f}), of the last {soak.ours_ms[-1]:.3f} ms "
+            f"(bare {soak.bare_ms[-1]:.3f})",
         )
     for name, reason in report.not_measured.items():
         yield name, f"not measured: {reason}"
