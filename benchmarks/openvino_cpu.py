@@ -1,7 +1,7 @@
 """OpenVINO against ONNX Runtime: the engines of a bundle on one CPU thread each, by turns in one run.
 
-    python -m venv /tmp/openvino && /tmp/openvino/bin/pip install -r benchmarks/requirements-openvino.txt
-    /tmp/openvino/bin/python benchmarks/openvino_cpu.py [BUNDLE] [--rounds N] [--json]
+    python -m venv openvino && openvino/bin/pip install -r benchmarks/requirements-openvino.txt
+    openvino/bin/python benchmarks/openvino_cpu.py [BUNDLE] [--rounds N] [--json]
 
 Needs neither the runtime nor its environment: it reads ``bundle.json`` and the ONNX files.  Both run as the
 runtime's backends set them up, OpenVINO's arithmetic held to float32 (INT8 layers stay INT8): that is
