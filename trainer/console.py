@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trainer.progress import Progress
 
 STOPPED = 130
+LINE_EVERY_S = 30.0  # off a terminal, where every line stays
 
 
 class Stopped(EdgePurifyError):
@@ -57,14 +58,16 @@ def is_first_process() -> bool:
 
 @contextmanager
 def bars() -> Iterator[OnProgress]:
-    """A bar on standard error for each thing that is being done, where that is a terminal."""
+    """A bar for each thing that is being done; off a terminal, a line every half minute."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
     from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    console = Console(stderr=True)
     tasks: dict[str, TaskID] = {}
-    with Bars(console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Bars(console=Console(stderr=True), transient=True) as shown:
 
         def update(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
@@ -72,6 +75,19 @@ def bars() -> Iterator[OnProgress]:
             shown.update(tasks[what], completed=done, total=total)
 
         yield update
+
+
+class _Lines:
+    """Progress for a log: what is being done and how far, every half minute at most."""
+
+    def __init__(self) -> None:
+        self.shown = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now - self.shown >= LINE_EVERY_S:
+            self.shown = now
+            click.echo(f"{what}: {done} of {total}" if total else f"{what}: {done}", err=True)
 
 
 class Line:
@@ -84,7 +100,7 @@ class Line:
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
         at_end = bool(progress.validation)
-        if not at_end and now - self.shown < (0.5 if self.terminal else 30):
+        if not at_end and now - self.shown < (0.5 if self.terminal else LINE_EVERY_S):
             return
         self.shown = now
         shown = progress.validation or progress.terms

@@ -21,7 +21,7 @@ from sdk.purifier import Purifier
 VOTES = (1, 3, 5)
 BANKS = (1, 4, 8)
 DRAWS_TIMED = 2000
-SHARE = 4  # sections with many sides time each on a quarter of the frames
+VOTES_SHARE = 2  # several draws a frame: half of the frames
 IN_A_ROW = 10  # frames of one bank, so that it has the caches to itself, as a device's one bank has
 
 
@@ -73,7 +73,7 @@ def banks(subject: Subject) -> tuple[Bank, ...]:
             backend = OnnxRuntimeBackend(bundle, subject.backend.precision)
             stack.enter_context(closing(backend))
             sides[str(count)] = ours(Purifier(bundle, backend), subject.frame)
-        times = take_turns(sides, max(subject.frames // SHARE // IN_A_ROW, 1), calls=IN_A_ROW)
+        times = take_turns(sides, max(subject.frames // IN_A_ROW, 1), calls=IN_A_ROW)
     return tuple(Bank(count, quantiles(times[str(count)]["total"])) for count in BANKS)
 
 
@@ -82,7 +82,7 @@ def _voting(subject: Subject, count: int) -> Votes:
         "ours": ours(subject.purifier(count), subject.frame),
         "bare": Bare(subject, count),
     }
-    times = take_turns(sides, max(subject.frames // SHARE, 1))
+    times = take_turns(sides, max(subject.frames // VOTES_SHARE, 1))
     return Votes(count, quantiles(times["ours"]["total"]), quantiles(times["bare"]["total"]))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
 
+from tests.robustness.networks import REN
 from trainer.data import Images
-from trainer.models import Defence, Draw
+from trainer.models import Defence, Draw, build
 from trainer.robustness.attacks import gradient
 from trainer.robustness.judges import TorchJudge
 from trainer.robustness.losses import cross_entropy
@@ -19,6 +21,7 @@ from trainer.robustness.surrogates import (
     Queries,
     Raw,
     full_gradient,
+    has_shrinkage,
     identity_purifier,
     identity_shrinkage,
     straight_through,
@@ -101,6 +104,12 @@ def test_identity_shrinkage_passes_gradients_that_shrinking_and_clamping_stop(re
         ren.purifier.threshold.data.copy_(blocked)
     assert gradients[0] < 1e-5
     assert gradients[1] > 0.1
+
+
+def test_only_a_purifier_that_shrinks_has_shrinkage(ren: Defence, undefended: Defence) -> None:
+    linear = msgspec.structs.replace(REN.purifier, threshold=0.0)
+    defences = (ren, build(msgspec.structs.replace(REN, purifier=linear)), undefended)
+    assert [has_shrinkage(defence) for defence in defences] == [True, False, False]
 
 
 def test_straight_through_is_exact_forward() -> None:

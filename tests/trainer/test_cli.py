@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.trainer.conftest import CONFIGS, SMALL_REN
-from trainer import checkpoint
+from trainer import checkpoint, console
 from trainer import fit as fitting
 from trainer.cli import main
 
@@ -140,10 +140,14 @@ def test_any_command_can_be_stopped(trained: Path, monkeypatch: pytest.MonkeyPat
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_bank_is_made_of_every_training_image(trained: Path, cifar: Path, tmp_path: Path) -> None:
+def test_a_bank_is_made_of_every_training_image(
+    trained: Path, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)  # in a log, progress is lines
     out = tmp_path / "bank.npz"
     done = run("bank", trained / "best.pt", "--data", cifar, "--out", out, "--steps", 2)
     assert done.exit_code == 0, done.output
+    assert "attacked: 100 of 100\n" in done.stderr
     perturbations = np.load(out)["perturbations"]
     assert perturbations.shape == (100, 3, 32, 32)
     assert np.abs(perturbations.astype(int)).max() == 8

@@ -98,7 +98,8 @@ def _arms(
 ) -> Iterator[str]:
     yield "## Without each mechanism"
     yield ""
-    header = ["arm", "`--set`", *NAMES.values(), *(f"{name}, points more than {FULL}" for name in NAMES)]
+    titles = NAMES.values()
+    header = ["arm", "`--set`", *titles, *(f"{title}, points more than {FULL}" for title in titles)]
     rows = []
     for arm in arms:
         means = [sum(float(o.chances(rung).mean()) for o in groups[arm.name]) for rung in NAMES]

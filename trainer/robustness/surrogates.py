@@ -55,7 +55,8 @@ def identity_shrinkage(defence: Defence, images: Tensor, draw: Draw) -> Tensor:
 
 def has_shrinkage(defence: Defence) -> bool:
     """Whether ``identity_shrinkage`` applies."""
-    return isinstance(_unrounded(defence), SparseEncodingPurifier)
+    purifier = _unrounded(defence)
+    return isinstance(purifier, SparseEncodingPurifier) and purifier.threshold is not None
 
 
 class BankMean:
