@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _report(
             f"{error}; pip install 'edge-purify[opencv]', or on a Jetson apt install python3-opencv", 1
         )
-    except BrokenPipeError:  # standard output went into a command that has ended, such as head
+    except OSError as error:  # standard output is on a full disk; of a pipe that has ended, click takes care
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's exit complains as well
-        code = 1
+        code = _report(f"{error.filename or 'standard output'}: {error.strerror}", 1)
     sys.exit(code or 0)
 
 
@@ -55,7 +55,7 @@ _signature_option = click.option(
 @click.option(
     "--source", metavar="SPEC", help="Video, picture, folder, 'glob', rtsp:// or http:// URL, csi://0."
 )
-@click.option("--camera", metavar="N", type=click.IntRange(min=0), help="Camera number.")
+@click.option("--camera", metavar="N", type=click.IntRange(0, 2**31 - 1), help="Camera number.")
 @click.option("--bundle", metavar="DIR", help="Bundle folder.  [default: the one in the package]")
 @_signature_option
 @click.option(
@@ -71,7 +71,7 @@ _signature_option = click.option(
     show_default=True, help="What --backend onnxruntime runs on.",
 )  # fmt: skip
 @click.option(
-    "--votes", metavar="N", type=click.IntRange(min=1), default=1, show_default=True,
+    "--votes", metavar="N", type=click.IntRange(1, 1000), default=1, show_default=True,
     help="Draws per frame, averaged.",
 )  # fmt: skip
 @click.option("--suspicion", is_flag=True, help="Say how far raw and purified decisions disagree.")
@@ -79,7 +79,7 @@ _signature_option = click.option(
 @click.option("--max-frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--save", metavar="PATH", help="Annotated video (.mp4 .avi .mkv), or a folder for PNGs.")
 @click.option("--json", metavar="PATH", help="One JSON object a frame; - is standard output.")
-@click.option("--show", is_flag=True, help="Show the frames in a window; q ends.")
+@click.option("--show", is_flag=True, help="Show the frames in a window; q ends, pictures wait for a key.")
 @click.option(
     "--serve", metavar="[HOST:]PORT",
     help="Web page and metrics, seen from this machine alone.  0.0.0.0:PORT SHOWS THE CAMERA TO THE NETWORK: "
@@ -143,8 +143,9 @@ def inspect(bundle: str, require_signature: str | None, as_json: bool) -> None:
     help="Frames that the stages are timed on; other sections take a share.",
 )  # fmt: skip
 @click.option(
-    "--votes", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per frame."
-)
+    "--votes", metavar="N", type=click.IntRange(1, 1000), default=1, show_default=True,
+    help="Draws per frame.",
+)  # fmt: skip
 @click.option("--size", metavar="WxH", default="1280x720", show_default=True, help="Size of the frames.")
 @click.option("--soak", metavar="N", type=click.IntRange(min=1), help="Also run N frames: memory, drift.")
 @click.option(
@@ -221,3 +222,7 @@ class _Notices(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(f"edge-purify: {record.getMessage()}", err=True)
+
+
+if __name__ == "__main__":
+    main()

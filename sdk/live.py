@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 
 from sdk.errors import SourceError
-from sdk.sources import Frame, Source, Video, log
+from sdk.sources import Frame, Source, Video, frame_rate, log
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt")
 OPEN_TIMEOUT_S = 5.0
@@ -65,8 +65,7 @@ class Live(Source):
         first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
         self.name = name
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if fps > 0 else None
+        self.fps = frame_rate(capture)
         self._reconnect = reconnect
         self._patience_s = patience_s
         self._first_retry_s = first_retry_s
@@ -158,7 +157,7 @@ def open_camera(camera: int | str) -> Live:
         SourceError: there is none, or it can't be opened; names the cameras there are.
     """
     digits = str(camera).removeprefix("/dev/video")
-    if not (digits.isascii() and digits.isdecimal()):
+    if not re.fullmatch("[0-9]{1,9}", digits):  # OpenCV takes a C int
         raise SourceError(f"camera {camera}: expected a number from 0, or a device such as /dev/video0")
     number, name = int(digits), f"camera {digits}"
     backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
@@ -195,9 +194,9 @@ def open_stream(url: str) -> Source:
 
 
 def redact(url: str) -> str:
-    """The URL less its secrets: user and password, and what follows ``password=``, ``token=`` and so on."""
+    """The URL less what may be a secret: user and password, and whatever follows a ``=``."""
     url = re.sub(r"://[^/?]*@", "://***@", url)  # up to the last @, since a password may hold one
-    url = re.sub(r"(?i)((?:pass|pwd|token|secret|key|auth)[^=&/?]*=)[^&/\s]*", r"\1***", url)
+    url = re.sub(r"=[^&\s]*", "=***", url)
     return re.sub(r"://.*@", "://***@", url)  # or a slash
 
 

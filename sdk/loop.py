@@ -163,14 +163,23 @@ class _Writer:
             raise self._queue.error
 
     def _write_all(self) -> None:
+        working = self._sinks
         try:
             for frame, result in self._queue:
                 began = time.perf_counter()
-                for sink in self._sinks:
-                    sink.write(frame, result)
+                working = [sink for sink in working if self._has_written(sink, frame, result)]
                 self._meter.add_time("write", (time.perf_counter() - began) * 1e3)
         except BaseException as error:
             self._queue.close(error)
+
+    def _has_written(self, sink: Sink, frame: Frame, result: Result) -> bool:
+        """A sink that fails ends the run; the others still get what has been purified."""
+        try:
+            sink.write(frame, result)
+        except Exception as error:
+            self._queue.close(error)
+            return False
+        return True
 
 
 class _Queue(Generic[T]):

@@ -39,14 +39,16 @@ class Record(msgspec.Struct, frozen=True):
 
 def record(frame: Frame, result: Result, labels: Sequence[str]) -> Record:
     """A result as plain data, its figures rounded to what they mean."""
-    top = None
+    top: dict[str, float] | None = None
     if result.probabilities is not None:
+        top = {}
         order = np.argsort(-result.probabilities, kind="stable")[:TOP_LABELS]
-        top = {labels[i]: round(float(result.probabilities[i]), 6) for i in order}
+        for i in order:  # of two classes with one name, as ImageNet has, the more probable one
+            top.setdefault(labels[i], round(float(result.probabilities[i]), 6))
     timings = msgspec.to_builtins(result.timings)
     return Record(
         frame=frame.index,
-        source=frame.source,
+        source=frame.source.encode(errors="backslashreplace").decode(),  # a file's name may be no UTF-8
         time_s=None if frame.time_s is None else round(frame.time_s, 6),
         label=result.label,
         score=None if result.score is None else round(result.score, 6),

@@ -82,7 +82,9 @@ def _one_source(source: str | None, camera: int | None) -> str | int:
 
 
 def _require_other_files(spec: str | int, *outputs: str | None) -> None:
-    """No output may replace the source, nor the other output."""
+    """No output may replace the source, nor the other output; an unset shell variable is none."""
+    if "" in (spec, *outputs):
+        raise click.UsageError("--source, --save and --json need a path, got an empty one")
     named = [os.path.realpath(path) for path in (spec, *outputs) if isinstance(path, str)]
     if len(set(named)) < len(named):
         raise click.UsageError("--source, --save and --json need a different path each")
@@ -103,7 +105,7 @@ def _sinks(
     if json is not None:
         sinks.append(JsonLines(json, purifier.bundle.labels))
     if show:
-        sinks.append(Window())
+        sinks.append(Window(pause=not source.live and source.fps is None))
     if address is not None:
         sinks.append(Preview(address, purifier.bundle, on_open=_say_where))
     return sinks

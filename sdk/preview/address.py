@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from sdk.errors import UsageError
 
@@ -65,20 +66,24 @@ class Guard:
     """
 
     token: str | None
+    local_names: frozenset[str] = _LOCAL_NAMES
 
     @classmethod
     def of(cls, address: Address, token: str | None) -> Guard:
         """The guard of ``address``: by ``token`` if there is one, by a fresh one if others can reach it."""
-        return cls(token or (None if address.is_local else secrets.token_urlsafe(16)))
+        own = f"[{address.host}]" if ":" in address.host else address.host
+        fresh = None if address.is_local else secrets.token_urlsafe(16)
+        return cls(token or fresh, _LOCAL_NAMES | {own})
 
     def admits(self, host: str, token: str | None) -> bool:
         """Whether a request to ``host`` (its header, with or without the port) may be answered."""
         if self.token is not None:
-            return token is not None and hmac.compare_digest(token.encode(), self.token.encode())
+            given = (token or "").encode(errors="surrogateescape")  # a header may hold any bytes
+            return hmac.compare_digest(given, self.token.encode(errors="surrogateescape"))
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        return name.lower() in _LOCAL_NAMES
+        return name.lower() in self.local_names
 
     @property
     def query(self) -> str:
         """What to append to the page's address."""
-        return f"?token={self.token}" if self.token is not None else ""
+        return f"?token={quote(self.token, safe='')}" if self.token is not None else ""

@@ -20,7 +20,7 @@ from sdk.records import Record, record
 
 if TYPE_CHECKING:
     from sdk.bundle import Bundle
-    from sdk.result import Result
+    from sdk.result import Result, Timings
     from sdk.sources import Frame
 
 WINDOW_S = 10.0  # of frames that rates and latencies are taken from
@@ -63,14 +63,14 @@ class Feed:
         self._clock = clock
         self._began = self._labelled = clock()
         self._skipped = 0
-        self._recent: deque[tuple[float, Result]] = deque(maxlen=MOST_FRAMES)
+        self._recent: deque[tuple[float, Timings, str | None]] = deque(maxlen=MOST_FRAMES)  # no pictures
         self._lock = Lock()  # guards all of the above but ``newest``, which is replaced whole
 
     def add(self, frame: Frame, result: Result) -> None:
         now = self._clock()
         with self._lock:
             self.newest = Shown(1 + (self.newest.number if self.newest else 0), frame, result)
-            self._recent.append((now, result))
+            self._recent.append((now, result.timings, result.error))
             self._forget(now)
             if result.label is None:
                 self._skipped += 1
@@ -87,7 +87,7 @@ class Feed:
         now = self._clock()
         with self._lock:
             trouble = self._trouble(now)
-            newest, timings = self.newest, [result.timings for _, result in self._recent]
+            newest, timings = self.newest, [timings for _, timings, _ in self._recent]
             skipped, uptime_s = self._skipped, now - self._began
         n_frames = newest.number if newest else 0
         return Status(
@@ -117,7 +117,7 @@ class Feed:
             return None
         if not self._recent:
             return f"no frame for {silent_s:.0f} s"
-        return f"no label for {silent_s:.0f} s: {self._recent[-1][1].error}"
+        return f"no label for {silent_s:.0f} s: {self._recent[-1][2]}"
 
 
 def _percentiles(values: list[float]) -> Percentiles:

@@ -95,9 +95,8 @@ class _Server:
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        token = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ") or request.query.get(
-            "token"
-        )
+        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        token = given if scheme.lower() == "bearer" else request.query.get("token")
         if request.path == "/healthz" or self._guard.admits(request.host, token):
             return await handler(request)
         if self._guard.token is None:

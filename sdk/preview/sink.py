@@ -69,7 +69,7 @@ class Preview(Sink):
         self._thread.start()
         try:
             self.address = replace(self.address, port=self._listening.result())
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: a name that no host can have
             self._thread.join()
             raise SinkError(f"--serve {self.address}: {_reason(error)}") from None
         if self._on_open is not None:
@@ -108,8 +108,10 @@ class Preview(Sink):
         )
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
     """Why nothing can listen there, and what to do."""
+    if isinstance(error, UnicodeError):
+        return "that is no host's name; give this machine's own address, or a port alone"
     if error.errno == errno.EADDRINUSE:
         return "another program listens there; give another port, or 0 for any that is free"
     if error.errno == errno.EACCES:

@@ -111,6 +111,7 @@ class MjpegServer:
         self.refuse = False
         self.connections = 0
         self.files: dict[str, bytes] = {}
+        self.drop_at = 1.0  # share of a file after which its connection is lost
         self._stopped = threading.Event()
         outer = self
 
@@ -142,7 +143,7 @@ class MjpegServer:
             handler.send_response(200)
             handler.send_header("Content-Length", str(len(data)))
             handler.end_headers()
-            handler.wfile.write(data)
+            handler.wfile.write(data[: int(self.drop_at * len(data))])
         else:
             self._stream(handler)
 

@@ -173,7 +173,8 @@ def test_cut_video_keeps_the_frames_before(
 def test_stopped_live_run_finishes_its_files(
     stop: signal.Signals, tmp_path: Path, tiny_bundle: Path, mjpeg_server: MjpegServer
 ) -> None:
-    saved, lines, part = tmp_path / "saved.mp4", tmp_path / "out.jsonl", tmp_path / "out.part.jsonl"
+    saved, lines = tmp_path / "saved.mp4", tmp_path / "out.jsonl"
+    part = tmp_path / "out.edge-purify-part.jsonl"
     process = subprocess.Popen(
         [*COMMAND, "--source", mjpeg_server.url(), "--bundle", tiny_bundle, "--save", saved, "--json", lines],
         stderr=subprocess.PIPE,
@@ -218,7 +219,14 @@ def test_reader_that_goes_away_is_one_line(clip: Path, tiny_bundle: Path) -> Non
     [
         ([], 2, "give --source SPEC or --camera N (edge-purify --help says more)"),
         (["--source", "clip.mp4", "--camera", "0"], 2, "give --source SPEC or --camera N, not both"),
-        (["--camera", "0", "--votes", "0"], 2, "Invalid value for '--votes': 0 is not in the range x>=1"),
+        (
+            ["--camera", "0", "--votes", "0"],
+            2,
+            "Invalid value for '--votes': 0 is not in the range",
+        ),
+        (["--camera", "9" * 20], 2, "Invalid value for '--camera'"),
+        (["--source", ""], 2, "--source, --save and --json need a path, got an empty one"),
+        (["--source", "a.mp4", "--json", ""], 2, "need a path, got an empty one"),
         (["--camera", "-1"], 2, "Invalid value for '--camera': -1"),
         (["--camera", "front"], 2, "Invalid value for '--camera': 'front' is not a valid integer"),
         (["--camera", "0", "--max-frames", "0"], 2, "Invalid value for '--max-frames': 0"),
@@ -268,6 +276,10 @@ def test_mistake_is_one_line(
         (["--source", "CLIP", "--save", "nowhere/out.mp4"], 1, "nowhere/out.mp4: can't be written"),
         (["--source", "CLIP", "--save", "out.gif"], 2, "--save out.gif: expected a video's suffix"),
         (["--source", "CLIP", "--json", "nowhere/out"], 1, "nowhere/out: can't be written"),
+        (["--source", "CLIP", "--json", "."], 1, ".: is a folder, expected a file's name"),
+        (["--source", "CLIP", "--json", "/"], 1, "/: is a folder"),
+        (["--source", "CLIP", "--json", "x" * 300], 1, "can't be written: File name too long"),
+        (["--source", "CLIP", "--save", "/dev/null.avi/out.avi"], 1, "can't be written"),
         (["--source", "CLIP", "--precision", "int8"], 1, "int8"),
         (["--source", "CLIP", "--backend", "tensorrt"], 1, "pip install 'edge-purify[tensorrt]'"),
         (["--source", "CLIP", "--backend", "tensorrt"], 1, "edge-purify doctor"),

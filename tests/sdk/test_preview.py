@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -238,6 +240,17 @@ def test_feed_tells_silence_from_failing_engines(bundle: Bundle) -> None:
 # --- who may look
 
 
+def test_feed_keeps_no_picture_but_the_newest(bundle: Bundle) -> None:
+    fed, result = Feed(bundle), make_result()
+    first = weakref.ref(result)
+    for index in range(2):
+        fed.add(make_frame(index), result)
+        result = make_result()
+    gc.collect()
+    assert first() is None
+    assert fed.status().frames == 2
+
+
 @pytest.fixture
 def exposed(bundle: Bundle) -> Iterator[Preview]:
     with Preview("0.0.0.0:0", bundle) as opened:
@@ -257,6 +270,10 @@ def test_others_need_the_token(exposed: Preview) -> None:
     assert get(page + "?" + token, "status").code == 200
     assert get(page, "metrics", Authorization="Bearer " + token.removeprefix("token=")).code == 200
     assert get(page, "healthz").code == 200
+    bearer = "bearer " + token.removeprefix("token=")
+    assert get(page, "metrics", Authorization=bearer).code == 200
+    assert get(page + "?" + token, "status", Authorization="Basic x").code == 200, "a proxy's own password"
+    assert get(page, Authorization="Bearer \xff\xfe").code == 401
 
 
 def test_tokens_are_fresh_unless_given(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +282,9 @@ def test_tokens_are_fresh_unless_given(bundle: Bundle, monkeypatch: pytest.Monke
     assert Preview("8080", bundle).url == "http://127.0.0.1:8080/"
     monkeypatch.setenv(TOKEN_VARIABLE, "sesame")
     assert Preview("8080", bundle).url == "http://127.0.0.1:8080/?token=sesame"
+    monkeypatch.setenv(TOKEN_VARIABLE, "a&b+c")
+    with Preview("0", bundle) as opened:
+        assert get(opened.url, "status").code == 200, "the address as it is printed"
 
 
 def test_web_page_under_another_name_can_not_read_a_local_preview(preview: Preview) -> None:
@@ -275,7 +295,8 @@ def test_web_page_under_another_name_can_not_read_a_local_preview(preview: Previ
         assert get(preview.url, "status", Host=host).code == 200, host
 
 
-def test_guard_of_ipv6_knows_its_name() -> None:
+def test_guard_knows_the_name_that_it_listens_under() -> None:
+    assert Guard.of(Address.parse("127.0.0.2:80"), None).admits("127.0.0.2:80", None)
     guard = Guard.of(Address.parse("[::1]:8080"), None)
     assert guard.admits("[::1]:8080", None)
     assert guard.admits("[::1]", None)
@@ -407,6 +428,11 @@ def test_port_in_use_is_one_line(preview: Preview, bundle: Bundle) -> None:
 def test_foreign_address_is_one_line(host: str, bundle: Bundle) -> None:
     with pytest.raises(SinkError, match=rf"--serve {host}:0: this machine can't listen there \(.+\); give"):
         Preview(f"{host}:0", bundle).open()
+
+
+def test_name_that_no_host_can_have_is_one_line(bundle: Bundle) -> None:
+    with pytest.raises(SinkError, match=r"--serve a\.\.b:0: that is no host's name; give"):
+        Preview("a..b:0", bundle).open()
 
 
 @pytest.mark.parametrize("package", ["aiohttp", "prometheus_client"])

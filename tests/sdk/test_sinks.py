@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,16 @@ from sdk import sinks
 from sdk.annotate import annotate
 from sdk.errors import SinkError, UsageError
 from sdk.records import Record
-from sdk.sinks import VIDEO_CODECS, AnnotatedImages, AnnotatedVideo, JsonLines, Sink, Window, open_save
+from sdk.sinks import (
+    VIDEO_CODECS,
+    AnnotatedImages,
+    AnnotatedVideo,
+    JsonLines,
+    Sink,
+    Window,
+    open_save,
+    window,
+)
 from tests.sdk.conftest import count_frames, make_frame, make_result
 
 RED = (0, 0, 255)
@@ -170,6 +180,31 @@ def test_missing_codec_is_known_before_the_first_frame(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_link_s_target_is_what_is_written(tmp_path: Path) -> None:
+    for name in ("out.jsonl", "out.avi"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(tmp_path / "folder" / name)
+        with open_any(tmp_path / name) as sink:
+            sink.write(make_frame(), make_result())
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "folder" / name).stat().st_size > 0
+    assert len(list((tmp_path / "folder").iterdir())) == 2
+
+
+def test_device_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.avi")
+    with pytest.raises(SinkError, match=r"pipe.avi: is a device or a pipe, expected a file's name"):
+        open_save(tmp_path / "pipe.avi", 25.0).open()
+    assert (tmp_path / "pipe.avi").is_fifo()
+
+
+def test_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_save("12:30.avi", 25.0) as sink:
+        sink.write(make_frame(), make_result())
+    assert count_frames(tmp_path / "12:30.avi") == 1
+
+
 @pytest.mark.parametrize("name", ["out.gif", "out.png"])
 def test_unknown_suffix(name: str) -> None:
     with pytest.raises(UsageError, match=r"expected a video's suffix \(.mp4, .avi, .mkv\) or a folder"):
@@ -202,8 +237,26 @@ def test_full_disk_is_an_error_though_opencv_reports_none(tmp_path: Path) -> Non
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", FILL_THE_DISK, str(tmp_path / "out.mp4"), root]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert "out.mp4: 40 frames were written, 0 of them can be read back; is the disk full?" in done.stdout
+    assert "out.mp4: 40 frames were written, 0 of them can be read back, so nothing is kept" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+FILL_THE_DISK_WITH_LINES = (
+    FILL_THE_DISK.replace("AnnotatedVideo", "JsonLines")
+    .replace("fps=25", "['red', 'blue']")
+    .replace("40", "4000")
+)
+
+
+def test_full_disk_leaves_the_whole_lines(tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", FILL_THE_DISK_WITH_LINES, str(tmp_path / "out.jsonl"), root]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    lines = (tmp_path / "out.jsonl").read_bytes().splitlines()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+    assert 1 < len(lines) < 4000
+    assert [msgspec.json.decode(line, type=Record).frame for line in lines] == list(range(len(lines)))
+    assert f"can't be written: File too large; the {len(lines)} lines before are kept" in done.stdout
 
 
 # --- pictures
@@ -260,7 +313,73 @@ def test_json_lines_on_standard_output(capfdbinary: pytest.CaptureFixture[bytes]
     assert msgspec.json.decode(capfdbinary.readouterr().out, type=Record).frame == 3
 
 
+def test_json_lines_into_a_pipe_are_read_as_they_come(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with JsonLines(tmp_path / "pipe", ["red", "blue"]) as sink:
+        sink.write(make_frame(3), make_result())
+        assert msgspec.json.decode(os.read(reader, 10_000), type=Record).frame == 3
+        os.close(reader)
+        with pytest.raises(SinkError, match=r"pipe: its reader is gone"):
+            sink.write(make_frame(4), make_result())
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_json_lines_of_a_name_that_is_no_text_and_of_labels_that_are_there_twice(tmp_path: Path) -> None:
+    frame = dataclasses.replace(make_frame(), source=os.fsdecode(b"caf\xe9.png"))
+    with JsonLines(tmp_path / "out", ["crane", "crane"]) as sink:
+        sink.write(frame, make_result("crane", score=0.25))
+    found = msgspec.json.decode((tmp_path / "out").read_bytes(), type=Record)
+    assert found.source == r"caf\udce9.png"
+    assert found.top == {"crane": 0.75}, "of two classes with one name, the more probable one"
+
+
 # --- window
+
+
+class Screen:
+    """OpenCV's windows, by a script of what ``waitKey`` gives; None is the user who closes the window."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: list[int | None]) -> None:
+        self.keys, self.n_shown, self.is_open = keys, 0, True
+        for name in ("imshow", "waitKey", "getWindowProperty"):
+            monkeypatch.setattr(cv2, name, getattr(self, name))
+
+    def imshow(self, title: str, picture: np.ndarray) -> None:
+        self.n_shown += 1
+
+    def waitKey(self, wait_ms: int) -> int:
+        key = self.keys.pop(0)
+        self.is_open = key is not None
+        return -1 if key is None else key
+
+    def getWindowProperty(self, title: str, prop: int) -> float:
+        return 1.0 if self.is_open else 0.0
+
+
+@pytest.mark.parametrize(
+    ("pause", "keys", "n_done"),
+    [
+        (False, [-1, -1, ord("x"), ord("q")], 4),
+        (False, [-1, None], 2),
+        (True, [-1, -1, ord(" "), -1, 27], 2),
+        (True, [-1, -1, None], 1),
+    ],
+)
+def test_window_ends_by_key_or_by_being_closed_and_pictures_wait(
+    *, pause: bool, keys: list[int | None], n_done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, shown = Screen(monkeypatch, list(keys)), Window(pause=pause)
+    while not shown.done:
+        shown.write(make_frame(), make_result())
+    assert (screen.n_shown, screen.keys) == (n_done, [])
+
+
+def test_window_on_a_display_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", ":63")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(SinkError, match=r"--show: .* use --save instead"):
+        Window().open()
 
 
 def test_window_needs_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +396,7 @@ def test_window_of_a_headless_build(monkeypatch: pytest.MonkeyPatch) -> None:
         raise cv2.error("The function is not implemented. Rebuild the library with GTK+ support.")
 
     monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(window, "_require_display", lambda: None)
     monkeypatch.setattr(cv2, "namedWindow", refuse)
     with pytest.raises(SinkError, match=r"--show: this OpenCV is built without windows"):
         Window().open()

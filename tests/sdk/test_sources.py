@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sdk.errors import SourceError
 from sdk.live import Live, redact
-from sdk.sources import Frame, Source, open_source
+from sdk.sources import Frame, Source, frame_rate, open_source
 from tests.sdk.conftest import (
     CODECS,
     N_FRAMES,
@@ -219,7 +219,12 @@ def test_unreachable_stream_keeps_its_password(
 @given(
     secret=st.text(st.characters(categories=["L", "N"], include_characters="@:!$-_."), min_size=8),
     form=st.sampled_from(
-        ["rtsp://admin:{}@host:554/1", "http://host/1?token={}&a=b", "rtsp://h/user=a&password={}&c=1"]
+        [
+            "rtsp://admin:{}@host:554/1",
+            "http://host/1?token={}&a=b",
+            "rtsp://h/user=a&password={}&c=1",
+            "https://h/1.mp4?sv=2024&sig={}&se=1",
+        ]
     ),
 )
 def test_redact_leaves_no_secret(secret: str, form: str) -> None:
@@ -332,6 +337,46 @@ def test_stream_opens_and_closes_while_it_runs(mjpeg_server: MjpegServer) -> Non
     wait_until(
         lambda: not any(t.name.startswith("grab") for t in threading.enumerate()), "the grab thread's end"
     )
+
+
+def test_video_on_a_web_server_that_drops_the_connection_is_an_error(
+    mjpeg_server: MjpegServer, tmp_path: Path
+) -> None:
+    mjpeg_server.files["clip.avi"] = write_video(tmp_path / "clip.avi").read_bytes()
+    mjpeg_server.drop_at = 0.5
+    with open_source(mjpeg_server.url("clip.avi")) as source:
+        assert source.total == N_FRAMES
+        frames = iter(source)
+        assert [next(frames).index for _ in range(5)] == list(range(5))
+        with pytest.raises(SourceError, match=rf"of {N_FRAMES} frames: the connection was lost, or the file"):
+            list(frames)
+
+
+@pytest.mark.parametrize(("announced", "fps"), [(30.0, 30.0), (0.0, None), (90_000.0, None), (-1.0, None)])
+def test_clock_s_rate_is_no_frame_rate(announced: float, fps: float | None) -> None:
+    class Announcing:
+        def get(self, prop: int) -> float:
+            return announced
+
+    assert frame_rate(Announcing()) == fps
+
+
+def test_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "clip.avi").rename("12:30.avi")
+    with open_source("12:30.avi") as source:
+        assert len(list(source)) == N_FRAMES
+
+
+def test_camera_by_a_link_is_that_camera(tmp_path: Path) -> None:
+    (tmp_path / "front-camera").symlink_to("/dev/video63")
+    with pytest.raises(SourceError, match=r"camera 63: no such camera"):
+        open_source(str(tmp_path / "front-camera"))
+
+
+def test_name_too_long_for_a_file_is_an_error() -> None:
+    with pytest.raises(SourceError, match=r"can't be read: File name too long"):
+        open_source("a" * 300)
 
 
 def test_video_on_a_web_server_gives_every_frame(mjpeg_server: MjpegServer, tmp_path: Path) -> None:

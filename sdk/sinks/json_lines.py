@@ -1,0 +1,102 @@
+"""Results as JSON, a line a frame."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from sdk.errors import SinkError
+from sdk.records import record
+from sdk.result import Result
+from sdk.sinks.sink import Sink
+from sdk.sinks.unfinished import Unfinished
+from sdk.sources import Frame
+
+
+class JsonLines(Sink):
+    """One JSON object a line, a ``Record`` per frame, which a reader has at once.
+
+    Args:
+        path: a file, replaced when complete; a pipe or device, written to as it is; ``-``, standard output.
+        labels: the bundle's labels, in the order of ``Result.probabilities``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], labels: Sequence[str]) -> None:
+        self.path = Path(path)
+        self._to_stdout = os.fspath(path) == "-"
+        self._name = "standard output" if self._to_stdout else str(path)
+        self._labels = labels
+        self._file: Unfinished | None = None  # None where there is nothing to complete
+        self._stream: IO[bytes] | None = None
+        self._encoder = msgspec.json.Encoder()
+        self._n_whole = 0  # lines, and their bytes: what a full disk leaves
+        self._whole_bytes = 0
+
+    def open(self) -> None:
+        if self._to_stdout:
+            self._stream = sys.stdout.buffer
+        elif _is_stream(self.path):
+            try:
+                self._stream = self.path.open("wb", buffering=0)
+            except OSError as error:
+                raise self._unwritable(error) from None
+        else:
+            self._file = Unfinished(self.path)
+            self._file.create()
+            self._stream = self._file.part.open("wb", buffering=0)
+
+    def write(self, frame: Frame, result: Result) -> None:
+        assert self._stream is not None, "open the sink first"
+        line = self._encoder.encode(record(frame, result, self._labels)) + b"\n"
+        try:
+            _write_whole(self._stream, line)
+        except BrokenPipeError:
+            if self._to_stdout:  # or Python's exit complains as well
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SinkError(f"{self._name}: its reader is gone") from None
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self._n_whole += 1
+        self._whole_bytes += len(line)
+
+    def close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is None or self._to_stdout:
+            return
+        if self._file is None:
+            stream.close()
+            return
+        try:
+            stream.truncate(self._whole_bytes)
+            stream.close()
+        except OSError as error:
+            self._file.discard()
+            raise self._unwritable(error) from None
+        if self._n_whole:
+            self._file.finish()
+        else:
+            self._file.discard()
+
+    def _unwritable(self, error: OSError) -> SinkError:
+        kept = f"; the {self._n_whole} lines before are kept" if self._file and self._n_whole else ""
+        return SinkError(f"{self._name}: can't be written: {error.strerror}{kept}")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is a pipe or a device, which must not be replaced."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)  # noqa: PTH110 PTH112 PTH113 - Path's own raise where the folder can't be read
+
+
+def _write_whole(stream: IO[bytes], line: bytes) -> None:
+    """An unbuffered stream may take less than it is given: what a nearly full disk still holds."""
+    left = memoryview(line)
+    while left:
+        left = left[stream.write(left) or 0 :]
+    if isinstance(stream, io.BufferedWriter):
+        stream.flush()
