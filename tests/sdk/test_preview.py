@@ -242,7 +242,7 @@ def test_feed_tells_silence_from_failing_engines(bundle: Bundle) -> None:
 
 def test_feed_keeps_no_picture_but_the_newest(bundle: Bundle) -> None:
     fed, result = Feed(bundle), make_result()
-    first = weakref.ref(result)
+    first = weakref.ref(result._purified)
     for index in range(2):
         fed.add(make_frame(index), result)
         result = make_result()

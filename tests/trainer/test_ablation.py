@@ -293,8 +293,9 @@ def test_differences_are_paired_over_images_and_seeds() -> None:
     full = [outcome(FULL, 0, [10, 10, 0, 10]), outcome(FULL, 1, [10, 10, 10, 10])]
     arm = [outcome("arm", 0, [10, 0, 0, 10]), outcome("arm", 1, [10, 5, 10, 10])]
     found = difference(arm, full, "pgd")
-    # by seed -25 and -12.5; by image 0, -75, 0, 0
-    half = 1.959964 * ((75**2 / 4) / 4 + (12.5**2 / 2) / 2) ** 0.5
+    # by image 0, -75, 0, 0; with two seeds, Student's t of one degree of freedom
+    half = ((1.959964 * (75**2 / 4 / 4) ** 0.5) ** 2 + (12.706 * 12.5 / 2) ** 2) ** 0.5
+    assert found.by_seed == (-25, -12.5)
     assert found.mean == pytest.approx(-18.75)
     assert (found.low, found.high) == pytest.approx((-18.75 - half, -18.75 + half))
     assert not found.is_clear
@@ -306,7 +307,7 @@ def test_sentences_follow_from_the_figures(tiny: Path) -> None:
     right = {"no-sparse-coding": 6, "no-random-encoding": 8, "no-purifier": 5}
     outcomes = [outcome(v.arm.name, v.seed, [right.get(v.arm.name, 9)] * 100) for v in variants]
     text = render(variants, outcomes, command="command")
-    assert "Without sparse coding, clean accuracy changes by no more" in text
+    assert "Without sparse coding, clean accuracy changes by no more than these runs can tell" in text
     assert "accuracy under PGD-20 falls (-30.0 [-30.0, -30.0] points)." in text
     assert (
         "adds to accuracy under PGD-20, in points, the most first: sparse coding 30.0, random encoding 10.0."

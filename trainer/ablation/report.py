@@ -12,6 +12,7 @@ from trainer.ablation.arms import FULL, Arm, Variant
 from trainer.ablation.single import STEPS, Outcome
 from trainer.robustness.statistics import Z95, wilson
 
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's, by degrees of freedom
 NAMES = {"clean": "clean accuracy", "pgd": f"accuracy under PGD-{STEPS}"}
 
 
@@ -22,13 +23,18 @@ class Difference:
     Attributes:
         mean: over images and seeds.
         low, high: the interval's ends.
-        is_clear: the interval is on one side of 0, and so is every seed's mean.
+        by_seed: each seed's mean.
     """
 
     mean: float
     low: float
     high: float
-    is_clear: bool
+    by_seed: tuple[float, ...]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval is on one side of 0."""
+        return self.high < 0 or self.low > 0
 
     def __str__(self) -> str:
         return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
@@ -37,19 +43,19 @@ class Difference:
 def difference(arm: Sequence[Outcome], full: Sequence[Outcome], rung: str) -> Difference:
     """``arm`` less ``full``, paired: image by image, and seed by seed (an equal number, in the same order).
 
-    The squared standard error is that over images, of the difference averaged over the seeds, plus that over
-    seeds, of the difference averaged over the images; with one seed the latter is unknown, and left out.
+    The interval's half width is that over images, of the difference averaged over the seeds, and that over
+    seeds, of the difference averaged over the images, at right angles.  The latter is by Student's t, as few
+    seeds say little of how much seeds vary; with one seed it is unknown, and left out.
     """
     gains = 100 * torch.stack([a.chances(rung) - f.chances(rung) for a, f in zip(arm, full, strict=True)])
     n_seeds, n_images = gains.shape
-    variance = float(gains.mean(0).var()) / n_images if n_images > 1 else 0.0
     by_seed = gains.mean(1)
+    half = Z95 * float(gains.mean(0).std()) / math.sqrt(n_images) if n_images > 1 else 0.0
     if n_seeds > 1:
-        variance += float(by_seed.var()) / n_seeds
-    mean, half = float(gains.mean()), Z95 * math.sqrt(variance)
-    low, high = mean - half, mean + half
-    is_clear = (high < 0 and bool((by_seed < 0).all())) or (low > 0 and bool((by_seed > 0).all()))
-    return Difference(mean, low, high, is_clear)
+        t95 = T95[min(n_seeds - 1, len(T95)) - 1]
+        half = math.hypot(half, t95 * float(by_seed.std()) / math.sqrt(n_seeds))
+    mean = float(gains.mean())
+    return Difference(mean, mean - half, mean + half, tuple(by_seed.tolist()))
 
 
 def figures(outcome: Outcome) -> str:
@@ -109,7 +115,11 @@ def _arms(
         rows.append([arm.name, switches, *shares, *against])
     yield from _table(header, rows)
     n_seeds = len(groups[FULL])
-    seeds = "the variance between seeds added" if n_seeds > 1 else "one seed, so without what seeds vary by"
+    seeds = (
+        "and for how much seeds vary, of which so few seeds say little (Student's t)"
+        if n_seeds > 1
+        else "of this one seed; what seeds vary by is not in them"
+    )
     yield (
         f"Figures are means over {_several(n_seeds, 'seed')}. "
         f"Intervals are of 95 %, paired image by image, {seeds}."
@@ -132,9 +142,10 @@ def _sentences(arms: dict[str, Arm], gains: dict[str, dict[str, Difference]]) ->
 
 
 def _verb(gain: Difference) -> str:
+    each = f"; by seed {', '.join(f'{mean:+.1f}' for mean in gain.by_seed)}" if len(gain.by_seed) > 1 else ""
     if not gain.is_clear:
-        return f"changes by no more than these runs vary ({gain} points)"
-    return f"{'falls' if gain.mean < 0 else 'rises'} ({gain} points)"
+        return f"changes by no more than these runs can tell ({gain} points{each})"
+    return f"{'falls' if gain.mean < 0 else 'rises'} ({gain} points{each})"
 
 
 def _runs(outcomes: Sequence[Outcome]) -> Iterator[str]:
