@@ -48,12 +48,16 @@ def of_size(bundle: Bundle, size: int) -> Loaded:
     """The bundle's defence for images of ``size`` x ``size``, as if it had been trained so.
 
     Raises:
-        UsageError: it is no REN.
+        UsageError: it is no REN, or its purifier takes no images of that size.
         BundleError: it has no twin to take the weights from.
     """
     if bundle.manifest.family != "ren":
         raise UsageError(f"bundle {bundle.folder}: expected a ren, got a {bundle.manifest.family}")
     twin = read_twin(bundle)
+    if size % twin.purifier.stride:
+        raise UsageError(
+            f"SIZE {size}: expected a multiple of {twin.purifier.stride}, the stride of the REN purifier"
+        )
     assert bundle.manifest.twin is not None  # read_twin refuses a bundle without one
     config: dict[str, Any] = {**bundle.manifest.twin.config, "image_size": size}
     manifest = bundle.manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,12 +17,18 @@ from typing import Literal
 
 from export.builder import BuildError, OnPhase, Options, build_plan, unwritable
 
-Kind = Literal["phase", "refused", "failed", "done", "gone"]
+Kind = Literal["phase", "notice", "refused", "failed", "done", "gone"]
+REASON_CHARS = 300  # of an error that nobody foresaw
+
+_log = logging.getLogger("export")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One build: what the new process is told; ``timings`` is the timing cache, where there is one."""
+    """One build: what the new process is told.
+
+    ``timings`` is a file for the kernels' timings, for builds to come; None keeps none.
+    """
 
     module: str
     onnx: Path
@@ -47,10 +54,12 @@ def build_apart(job: Job, where: str, on_phase: OnPhase) -> None:
     kind: Kind = "phase"
     text = ""
     try:
-        while kind == "phase":
+        while kind in ("phase", "notice"):
             kind, text = receiver.recv()
             if kind == "phase":
                 on_phase(text)
+            elif kind == "notice":
+                _log.warning("%s: %s", where, text)
     except EOFError:
         kind = "gone"
     except BaseException:
@@ -78,14 +87,16 @@ def _work(job: Job, connection: Connection, parent: int) -> None:
             connection.send((kind, text))
 
     try:
-        plan = build_plan(
+        built = build_plan(
             import_module(job.module),
             job.onnx.read_bytes(),
             job.options,
-            timing_cache=job.timings,
+            known_timings=None if job.timings is None else _known(job.timings),
             on_phase=lambda phase: send("phase", phase),
         )
-        job.part.write_bytes(plan)
+        job.part.write_bytes(built.plan)
+        if job.timings is not None and (reason := _not_kept(job.timings, built.timings or b"")):
+            send("notice", reason)
         send("done")
     except BuildError as error:
         send("refused", str(error))
@@ -93,6 +104,30 @@ def _work(job: Job, connection: Connection, parent: int) -> None:
         send("failed", unwritable(error, job.part))
     except MemoryError:
         send("failed", f"out of memory; {_mend(job.options.workspace_mib)}")
+    except Exception as error:  # whatever it is: it is the parent that tells the user, in one line
+        reason = " ".join(str(error).split())[:REASON_CHARS]
+        send("failed", f"{type(error).__name__}: {reason}")
+
+
+def _known(timings: Path) -> bytes:
+    try:
+        return timings.read_bytes()
+    except OSError:  # then this build takes longer, and that is all
+        return b""
+
+
+def _not_kept(path: Path, timings: bytes) -> str | None:
+    """Write the timings; what the user reads if that can't be done, which is no reason to lose the engine."""
+    part = path.with_name(path.name + ".part")
+    try:
+        try:
+            part.write_bytes(timings)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        return f"{path}: the timings of kernels can't be kept: {error.strerror}; the next build measures anew"
+    return None
 
 
 def _ending(exit_code: int | None, workspace_mib: int) -> str:

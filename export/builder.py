@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdk.errors import EdgePurifyError, UsageError
 
@@ -73,46 +73,56 @@ class Options:
         return {"recipe": 1, "workspace_mib": self.workspace_mib, **profiles}
 
 
+class Built(NamedTuple):
+    """A serialized engine, and the kernels' timings that its build leaves, where it was to keep them."""
+
+    plan: bytes
+    timings: bytes | None
+
+
 def build_plan(
     trt: Any,
     onnx: bytes,
     options: Options,
     *,
-    timing_cache: Path | None = None,
+    known_timings: bytes | None = None,
     on_phase: OnPhase = lambda phase: None,
-) -> bytes:
+) -> Built:
     """Build the serialized engine of an ONNX file.
 
     Args:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
-        timing_cache: a file that kernels' timings are read from and written back to; its builds speed up.
+        known_timings: what an earlier build left, which makes this one faster, or b"" if there was none;
+            None keeps no timings.
         on_phase: called with the builder's phases as they begin, perhaps from TensorRT's own threads.
 
     Raises:
         BuildError: TensorRT refuses; the message holds its own log lines.
-        OSError: the timing cache can't be written.
     """
     log = _capturing_logger(trt)
-    builder = trt.Builder(log)
+    try:
+        builder = trt.Builder(log)
+    except (TypeError, RuntimeError):  # what the binding makes of a null pointer; the log says why
+        raise BuildError(
+            f"can't start: {log.errors()}; is the driver new enough? 'edge-purify doctor' looks"
+        ) from None
     network = _strongly_typed_network(trt, builder, log)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
         raise BuildError(f"can't parse the ONNX file: {log.errors()}")
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
+    _limit_workspace(trt, config, options.workspace_mib)
     # fp32 means fp32: TF32's 10-bit mantissa would miss the bound that golden outputs are held to
     config.clear_flag(trt.BuilderFlag.TF32)
     monitor = _progress_monitor(trt, on_phase)
     config.progress_monitor = monitor
     _add_profiles(builder, network, config, options.profiles)
-    if timing_cache is not None:
-        _read_timings(config, timing_cache)
+    if known_timings is not None:
+        _start_from(config, known_timings)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(f"can't build the engine: {log.errors()}")
-    if timing_cache is not None:
-        _write_timings(config, timing_cache)
-    return bytes(plan)
+    return Built(bytes(plan), None if known_timings is None else _timings(config))
 
 
 def unwritable(error: OSError, path: Path) -> str:
@@ -157,18 +167,26 @@ def _add_profiles(builder: Any, network: Any, config: Any, profiles: tuple[Profi
         raise BuildError(f"can't take profiles {', '.join(map(str, profiles))}: they contradict the graph")
 
 
-def _read_timings(config: Any, path: Path) -> None:
-    """Start from the file's timings; from none where it is absent or of another TensorRT or GPU."""
-    stored = path.read_bytes() if path.is_file() else b""
-    if not config.set_timing_cache(config.create_timing_cache(stored), False):
+def _limit_workspace(trt: Any, config: Any, workspace_mib: int) -> None:
+    """Set the limit, and see that it took: one that TensorRT can't take, it drops without a word."""
+    pool = trt.MemoryPoolType.WORKSPACE
+    config.set_memory_pool_limit(pool, workspace_mib * MIB)
+    taken = config.get_memory_pool_limit(pool)
+    if taken != workspace_mib * MIB:
+        raise BuildError(
+            f"can't take a workspace of {workspace_mib} MiB, and would take {taken // MIB}; lower --workspace"
+        )
+
+
+def _start_from(config: Any, known: bytes) -> None:
+    """Start from known timings; from none where they are of another TensorRT or GPU."""
+    if not config.set_timing_cache(config.create_timing_cache(known), False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _write_timings(config: Any, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
+def _timings(config: Any) -> bytes:
     timings = config.get_timing_cache()
-    part.write_bytes(bytes(timings.serialize()))
-    part.replace(path)
+    return bytes(timings.serialize())
 
 
 def _capturing_logger(trt: Any) -> Any:

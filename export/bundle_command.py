@@ -78,9 +78,12 @@ def bundle_command(
     from export.writer import write_bundle
     from sdk.bundle import Bundle
 
+    out = options.absolute(out)
     lowering = options.lowering(precision, data, dataset, accuracy_images, attacked)
+    if classifier_onnx is None and (idle := options.given(*conventions)):
+        raise UsageError(f"{idle[0]}: it describes the classifier of --classifier-onnx; give that too")
     if report is not None:
-        check_report(report)
+        check_report(report, replaces=out)
     loaded = _load(checkpoint, classifier_onnx)
     foreign = _foreign(classifier_onnx, loaded, conventions)
     n_engines = loaded.defence.n_purifiers + (1 if foreign else loaded.defence.n_classifiers)

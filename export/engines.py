@@ -191,7 +191,7 @@ class _Run:
         timings = None
         if self.target.backend == "tensorrt":  # TensorRT-RTX times kernels on the device that runs them
             name = f"timings.{self.host.version}.{'_'.join(self.host.capabilities)}.cache"
-            timings = make_cache_folder(self.bundle) / name
+            timings = plan.parent / name  # whose lock we hold
         job = Job(
             module=self.host.module,
             onnx=self.bundle.path(engine.onnx[precision]),

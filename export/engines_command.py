@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from export.targets import TARGETS
+
 if TYPE_CHECKING:
     from export.engines import Outcome
 
 
 @click.command("engines")
 @click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="Like jetson-agx-orin/jp6, l4, rtx or local.")
+@click.option("--target", required=True, help=f"One of {', '.join(TARGETS)}.")
 @click.option("--precision", help="Those to build, like fp32,fp16.  [default: all that the bundle has]")
 @click.option(
-    "--workspace", type=click.IntRange(min=1), help="Scratch memory in MiB.  [default: the target's]"
+    "--workspace", type=click.IntRange(1, 1 << 20), help="Scratch memory in MiB.  [default: the target's]"
 )
 @click.option(
     "--profile", "profiles", multiple=True, help="A dynamic input's range of shapes, NAME=MIN:OPT:MAX."

@@ -25,6 +25,7 @@ from export.precision.ranges import session
 from sdk.errors import UsageError
 
 CLIPPED = 1e-12  # the least probability whose logarithm is taken
+KEEP_VALUES = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
 SUBGRAPHS = ("If", "Loop", "Scan")
 
 
@@ -66,9 +67,15 @@ class ForeignClassifier:
 
     @property
     def gives_probabilities(self) -> bool:
-        """Whether the last operator is a softmax, so that its logarithm serves as logits."""
-        end = self.model.graph.output[0].name
-        return any(node.op_type == "Softmax" and end in node.output for node in self.model.graph.node)
+        """Whether a softmax makes the scores, so that their logarithm serves as logits.
+
+        Between it and the output may stand operators that leave every value as it is.
+        """
+        makers = {value: node for node in self.model.graph.node for value in node.output}
+        maker = makers.get(self.model.graph.output[0].name)
+        while maker is not None and maker.op_type in KEEP_VALUES:
+            maker = makers.get(maker.input[0])
+        return maker is not None and maker.op_type == "Softmax"
 
     def classify(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits (B, n_classes) of ``images`` (B, 3, H, W), RGB in [0, 1], by the file as it was given."""

@@ -20,16 +20,23 @@ if TYPE_CHECKING:
 SUFFIXES = (".json", ".xml")
 
 
-def check_report(path: Path) -> None:
-    """Refuse a report that could not be written, before the work that it reports on.
+def check_report(path: Path, *, replaces: Path | None = None) -> None:
+    """Refuse a report that could not be written or would not last, before the work that it reports on.
+
+    Args:
+        replaces: the folder that the work puts another in place of.
 
     Raises:
-        UsageError: another suffix than ``SUFFIXES``, or no such folder.
+        UsageError: another suffix than ``SUFFIXES``, no such folder, or one that is replaced.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--report {path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise UsageError(f"--report {path}: the folder {path.parent} doesn't exist; create it first")
+    if replaces is not None and path.resolve().is_relative_to(replaces.resolve()):
+        raise UsageError(
+            f"--report {path}: lies in {replaces}, which is replaced as a whole; give a place outside it"
+        )
 
 
 def write_report(path: Path, bundle: Bundle, found: Verification) -> None:

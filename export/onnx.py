@@ -50,7 +50,8 @@ def engine_bytes(
             model = onnx.shape_inference.infer_shapes(_clean_model(graph, name), strict_mode=True)
             onnx.checker.check_model(model, full_check=True)
     except REFUSALS as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        cause = error.__cause__ or error
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise ExportError(
             f"{name}: {type(module).__name__} can't be exported to ONNX opset {OPSET}: {reason}"
         ) from error

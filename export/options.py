@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 import click
 
+from export.console import require
 from sdk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sdk.bundle import Bundle, Precision
 
 Command = TypeVar("Command", bound=Callable[..., None])
+NEED_DATA = ("dataset", "accuracy_images", "attacked")  # parameters that say more about --data
 TOOLS = ("torch", "onnx", "onnxscript", "onnxslim", "safetensors")
 
 
@@ -75,13 +77,36 @@ def data_options(command: Command) -> Command:
     return command
 
 
+def absolute(path: Path) -> Path:
+    """``path`` from the root: of a folder that is replaced, which may be the one that the command runs in.
+
+    Raises:
+        UsageError: it is relative to a folder that is gone.
+    """
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: the folder that this runs in is gone; change into it anew") from None
+
+
+def given(*names: str) -> list[str]:
+    """Those of the running command's parameters ``names`` that stand on its command line, as flags."""
+    context = click.get_current_context()
+    source = click.core.ParameterSource.COMMANDLINE
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) is source
+    ]
+
+
 def lowering(
     precision: str, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
 ) -> Lowering:
     """The options as one value; FP32, which every bundle has, may be among the precisions.
 
     Raises:
-        UsageError: a precision is unknown or named twice.
+        UsageError: a precision is unknown or named twice, or what is given would go unused.
     """
     from export.lower import Lowering
 
@@ -90,18 +115,36 @@ def lowering(
     if len(set(names)) != len(names) or not set(names) <= set(known):
         raise UsageError(f"--precision {precision}: expected some of {','.join(known)}, each once")
     chosen = cast("tuple[Precision, ...]", tuple(name for name in known if name in names and name != "fp32"))
+    if not chosen and (idle := given("data", *NEED_DATA)):
+        raise UsageError(
+            f"{idle[0]}: it calibrates and judges lower precisions, and --precision is {precision}; "
+            "add fp16 or int8 there, or leave it out"
+        )
+    _check_data(data)
     return Lowering(chosen, data, dataset, attacked, accuracy_images)
 
 
 def labelled(
     bundle: Bundle, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
 ) -> tuple[Labelled, ...]:
-    """The sets of labelled images that the options name, for ``bundle``."""
+    """The sets of labelled images that the options name, for ``bundle``.
+
+    Raises:
+        UsageError: an option would go unused.
+        EdgePurifyError: torch, which reads them, isn't installed.
+    """
+    _check_data(data)
     if data is None and attacked is None:
         return ()
+    require("verify", "torch")
     from export.lower import Lowering
 
     return Lowering((), data, dataset, attacked, accuracy_images).pictures(bundle).labelled
+
+
+def _check_data(data: Path | None) -> None:
+    if data is None and (idle := given(*NEED_DATA)):
+        raise UsageError(f"{idle[0]}: needs --data, the folder of the data set")
 
 
 def _precisions() -> tuple[str, ...]:

@@ -38,9 +38,10 @@ def precision_command(
     from sdk.bundle import Bundle
     from sdk.signing import sign_again
 
+    folder = options.absolute(folder)
     lowering = options.lowering(precision, data, dataset, accuracy_images, attacked)
     if report is not None:
-        check_report(report)
+        check_report(report, replaces=folder)
     before = Bundle.open(folder)
     manifest, was_signed = before.manifest, before.has_signature
     with progress(lowering.steps(len(manifest.purifiers) + len(manifest.classifiers))) as on_step:

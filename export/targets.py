@@ -10,9 +10,7 @@ import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args
 
 from sdk.bundle import Precision
@@ -21,7 +19,6 @@ from sdk.errors import BackendError, UsageError
 from sdk.machine import jetson_model, l4t_release
 
 ALL: tuple[Precision, ...] = get_args(Precision)
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 RTX_CAPABILITIES = ("8.0+",)  # TensorRT-RTX's own choice where it isn't told: Ampere and later
 
 
@@ -84,11 +81,6 @@ TARGETS = {
     )
 }
 
-_EXTRAS = {
-    "tensorrt": "pip install 'edge-purify[tensorrt]', on a Jetson apt install tensorrt",
-    "tensorrt-rtx": "pip install 'edge-purify[rtx]'",
-}
-
 
 @dataclass(frozen=True)
 class BuildHost:
@@ -120,28 +112,27 @@ def find_target(name: str) -> Target:
 def build_host(
     target: Target,
     *,
-    load: Callable[[str], ModuleType] = import_module,
+    load: Callable[[EngineBackend], Any] | None = None,
     open_driver: Callable[[], Any] | None = None,
     root: Path = Path("/"),
 ) -> BuildHost:
     """Find out that this machine can build for ``target``.
 
     Args:
-        load: imports the TensorRT module.
+        load: imports a backend's TensorRT module; None takes ``sdk.backends.tensorrt_engine``'s.
         open_driver: opens the GPU, as ``sdk.backends.cuda.open_driver`` does; None takes that one.
         root: of the file system, where a Jetson says what it is.
 
     Raises:
         BackendError: it can't; the message says why, and which host can.
     """
+    from sdk.backends.tensorrt_engine import MODULES, import_library
+
     module = MODULES[target.backend]
     try:
-        version = str(load(module).__version__)
-    except ImportError as error:
-        raise _refusal(
-            target,
-            f"{NAMES[target.backend]} can't be imported ({error}; {_EXTRAS[target.backend]})",
-        ) from None
+        version = str((load or import_library)(target.backend).__version__)
+    except BackendError as error:
+        raise _refusal(target, str(error)) from None
     if not any(version == line or version.startswith(line + ".") for line in target.lines):
         lines = " or ".join(f"{line}.x" for line in target.lines)
         raise _refusal(target, f"it has {NAMES[target.backend]} {version}, expected {lines}")

@@ -177,6 +177,13 @@ def _image(loaded: Loaded, foreign: ForeignClassifier | None) -> Image:
             f"--classifier-onnx {foreign.path}: it takes images of {foreign.height} x {foreign.width}, the "
             f"MAEP purifier {trained.height} x {trained.width} and no other; take one that fits the other"
         )
+    if loaded.family == "ren":
+        stride = int(loaded.defence.purifier.stride)
+        if foreign.height % stride or foreign.width % stride:
+            raise UsageError(
+                f"--classifier-onnx {foreign.path}: it takes images of {foreign.height} x {foreign.width}, "
+                f"expected multiples of {stride}, the stride of the REN purifier"
+            )
     return Image(height=foreign.height, width=foreign.width)
 
 

@@ -14,17 +14,27 @@ from sdk.errors import BackendError
 
 
 def cache_root() -> Path:
-    """``$XDG_CACHE_HOME/edge-purify``, or ``~/.cache/edge-purify``; it need not exist."""
+    """``$XDG_CACHE_HOME/edge-purify``, or ``~/.cache/edge-purify``; it need not exist.
+
+    Raises:
+        BackendError: neither is known, as for a user without an entry in the password file.
+    """
     home = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification says that a relative path is to be ignored
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "edge-purify"  # noqa: PTH117
+    if os.path.isabs(home):  # noqa: PTH117  the XDG specification says that a relative path is to be ignored
+        return Path(home) / "edge-purify"
+    try:
+        return Path.home() / ".cache" / "edge-purify"
+    except RuntimeError:
+        raise BackendError(
+            "cache: no home folder is known; set XDG_CACHE_HOME to a folder of your own"
+        ) from None
 
 
 def make_private(folder: Path) -> None:
     """Create ``folder``, which lies in the cache, for this user alone.
 
     Raises:
-        BackendError: others may write to the cache.
+        BackendError: others may write to the cache, or there is no place for one.
         OSError: it can't be created.
     """
     root = cache_root()
@@ -39,12 +49,17 @@ def check_private(folder: Path) -> None:
     """Refuse a folder that someone else owns or may write to.
 
     Raises:
-        BackendError: the folder is there, and isn't the user's alone.
+        BackendError: the folder is there, and isn't the user's alone; or the user may not even look.
     """
     try:
         found = folder.stat()
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise BackendError(
+            f"{folder}: can't be used as a cache: {error.strerror}; "
+            "set XDG_CACHE_HOME to a folder of your own"
+        ) from None
     if found.st_uid != os.geteuid():
         raise BackendError(
             f"{folder}: belongs to user {found.st_uid}, expected {os.geteuid()}: engines are code, and "

@@ -130,18 +130,16 @@ def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host
 
     Raises:
         BackendError: there is none; the message says what differs in the nearest, and how to build it. Or
-            the cache can be written by others, so nothing in it can be trusted.
+            none is in the bundle, and the cache can't be used, or others may write to it.
     """
     sha256 = engine.onnx[precision].sha256
-    found = [
-        built
-        for folder in _trusted_folders(bundle)
-        for built in _newest_first(built_engines(folder, engine.id, precision))
-    ]
-    differing = [(_differences(built.sidecar.fingerprint, sha256, host), built) for built in found]
-    for differences, built in differing:
-        if not differences:
-            return built
+    differing: list[tuple[list[str], BuiltEngine]] = []
+    for folder in _trusted_folders(bundle):
+        for built in _newest_first(built_engines(folder, engine.id, precision)):
+            differences = _differences(built.sidecar.fingerprint, sha256, host)
+            if not differences:
+                return built
+            differing.append((differences, built))
     what = f"engine {engine.id} ({precision}): "
     if differing:
         differences, nearest = min(differing, key=lambda entry: len(entry[0]))
@@ -154,11 +152,8 @@ def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host
 def built_engines(folder: Path, engine_id: str, precision: Precision) -> Iterator[BuiltEngine]:
     """Every engine in ``folder`` of that id and precision; a sidecar that can't be read counts as none.
 
-    Raises:
-        BackendError: ``folder`` is in the cache, and others than the user may write there.
+    Whether ``folder`` is to be trusted is the caller's to know.
     """
-    if folder.is_relative_to(cache_root()):
-        check_private(cache_root())
     for path in folder.glob(f"{_stem(engine_id, precision)}.*.json"):
         try:
             sidecar = msgspec.json.decode(path.read_bytes(), type=Sidecar)
@@ -212,10 +207,18 @@ def build_command(bundle: Bundle, backend: EngineBackend, precision: Precision) 
     return f"edge-export engines {folder} --target {target} --precision {precision}"
 
 
-def _trusted_folders(bundle: Bundle) -> tuple[Path, ...]:
-    """Where engines of ``bundle`` may be loaded from, the first choice first."""
-    inside = () if bundle.signed_by else (bundle_folder(bundle),)
-    return (*inside, cache_folder(bundle))
+def _trusted_folders(bundle: Bundle) -> Iterator[Path]:
+    """Where engines of ``bundle`` may be loaded from, the first choice first.
+
+    The cache is looked at last, so that engines inside the bundle need none.
+
+    Raises:
+        BackendError: it can't be used, or others may write to it.
+    """
+    if not bundle.signed_by:
+        yield bundle_folder(bundle)
+    check_private(cache_root())
+    yield cache_folder(bundle)
 
 
 def _differences(built: Fingerprint, onnx_sha256: str, host: Host) -> list[str]:

@@ -51,6 +51,13 @@ def jetson_model(root: Path = ROOT) -> str | None:
     return None
 
 
+def gpu_model(root: Path = ROOT) -> str | None:
+    """The names of the NVIDIA GPUs, or of the Jetson that one is on; None where neither can be told."""
+    files = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
+    found = [re.search(r"^Model:\s*(.*\S)", _read(file), re.MULTILINE) for file in files]
+    return ", ".join(match[1] for match in found if match) or jetson_model(root)
+
+
 def processor(root: Path = ROOT) -> tuple[str, str]:
     """The processor's name, for people, and a digest of its models and instruction sets.
 

@@ -10,6 +10,7 @@ It fails closed: whatever goes wrong in an engine, no label of an unpurified ima
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from sdk.suspicion import suspicion as suspicion_of
 __all__ = ["OnError", "Purifier", "Result", "Timings", "Undefended"]
 
 OnError = Literal["raise", "skip"]
+
+_log = logging.getLogger("sdk")
 
 
 class Purifier:
@@ -216,7 +219,12 @@ class Purifier:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except BackendError as failure:
+            if error is None:
+                raise
+            _log.debug("closing failed as well: %s", failure)  # the error on its way is what went wrong
 
     def _infer(self, image: Float, draws: Sequence[Draw]) -> _Inference:
         """Purify and classify ``image`` once per draw; the mean probabilities, the first purified image."""

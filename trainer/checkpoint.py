@@ -6,7 +6,7 @@ export.
 
 from __future__ import annotations
 
-import pickle
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,25 @@ class Loaded:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path`` by way of a part file, so that a kill leaves the old checkpoint whole."""
+    """Write ``state`` to ``path`` by way of a part file, so that a kill leaves the old checkpoint whole.
+
+    Raises:
+        CheckpointError: it can't be written; the old one stays.
+    """
     part = path.with_name(path.name + ".part")
     try:
-        torch.save({"format": FORMAT, **state}, part)
+        with part.open("wb") as stream:
+            torch.save({"format": FORMAT, **state}, stream)
         part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch hides a failed write behind one of its own
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
+        raise CheckpointError(
+            f"checkpoint {path}: can't be written: {reason}; free some space and --resume"
+        ) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -72,9 +84,13 @@ def load(path: Path) -> dict[str, Any]:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"checkpoint {path}: not readable as a torch file: {reason}") from None
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: can't be read: {error.strerror or error}") from None
+    except Exception as error:  # of any kind, by what the file holds; and torch's advice is to trust it
+        raise CheckpointError(
+            f"checkpoint {path}: not readable as a torch file ({type(error).__name__}); "
+            "expected a checkpoint of 'edge-train fit'"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -119,7 +120,8 @@ class CudaPython:
         try:
             self._call("cuCtxSetCurrent", context)
         except BackendError:
-            self._call("cuDevicePrimaryCtxRelease", self._device)
+            with suppress(BackendError):  # the first error says why
+                self._call("cuDevicePrimaryCtxRelease", self._device)
             raise
 
     def create_stream(self) -> int:
@@ -166,8 +168,10 @@ class CudaPython:
         self._call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, stream)
 
     def close(self) -> None:
-        self._call("cuCtxSetCurrent", 0)
-        self._call("cuDevicePrimaryCtxRelease", self._device)
+        try:
+            self._call("cuCtxSetCurrent", 0)
+        finally:
+            self._call("cuDevicePrimaryCtxRelease", self._device)
 
     def _describe(self) -> Gpu:
         kinds, ask = self._cuda.CUdevice_attribute, self._call
@@ -215,7 +219,8 @@ class PyCuda:
         try:
             _guarded("Context.push", self._context.push)
         except BackendError:
-            self._context.detach()
+            with suppress(BackendError):
+                _guarded("Context.detach", self._context.detach)
             raise
 
     def create_stream(self) -> int:
@@ -265,8 +270,10 @@ class PyCuda:
         _guarded("memcpy_dtoh_async", self._cuda.memcpy_dtoh_async, array, address, self._objects[stream])
 
     def close(self) -> None:
-        _guarded("Context.pop", self._context.pop)
-        _guarded("Context.detach", self._context.detach)
+        try:
+            _guarded("Context.pop", self._context.pop)
+        finally:
+            _guarded("Context.detach", self._context.detach)
 
 
 def _imported(name: str, reasons: list[str]) -> Any:

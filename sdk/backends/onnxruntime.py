@@ -68,7 +68,7 @@ class OnnxRuntimeBackend(SessionBackend["_Session"]):
         provider: Provider = "cpu",
     ) -> None:
         self.provider: Provider = provider
-        self._providers = chain(onnxruntime, provider)
+        self._providers = chain(onnxruntime, provider, precision)
         _share_memory()
         super().__init__(bundle, precision, threads, may_grow=provider == "cpu")
 
@@ -85,7 +85,7 @@ class OnnxRuntimeBackend(SessionBackend["_Session"]):
 class _Session:
     """One engine's session; its errors name the engine."""
 
-    def __init__(self, file: EngineFile, options: Any, providers: list[str]) -> None:
+    def __init__(self, file: EngineFile, options: Any, providers: list[Any]) -> None:
         self._file = file
         try:
             # without a fallback, which prints and goes on with another provider when a run has failed

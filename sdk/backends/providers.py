@@ -15,16 +15,18 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any, Literal, get_args
 
+from sdk.bundle import Precision
 from sdk.errors import BackendError
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 
 _CPU = "CPUExecutionProvider"
+_TENSORRT = "TensorrtExecutionProvider"
 _CHAINS = {  # in order: what a provider can't run goes to the next
     "cpu": [_CPU],
     "cuda": ["CUDAExecutionProvider", _CPU],
-    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", _CPU],
+    "tensorrt": [_TENSORRT, "CUDAExecutionProvider", _CPU],
 }
 
 
@@ -32,8 +34,12 @@ class ProviderError(BackendError):
     """The provider that was asked for can't be had."""
 
 
-def chain(onnxruntime: Any, provider: Provider) -> list[str]:
-    """The names to open a session with, for ``provider``; loads CUDA's libraries if it needs them.
+def chain(
+    onnxruntime: Any, provider: Provider, precision: Precision
+) -> list[str | tuple[str, dict[str, bool]]]:
+    """What to open a session with, for ``provider``: names, and TensorRT's with its options.
+
+    Loads CUDA's libraries if it needs them.
 
     Raises:
         ProviderError: this ONNX Runtime was built without it.
@@ -48,7 +54,15 @@ def chain(onnxruntime: Any, provider: Provider) -> list[str]:
     if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):  # since 1.21
         with redirect_stdout(sys.stderr):  # it prints, and standard output may carry JSON
             onnxruntime.preload_dlls()  # those that pip installed lie where no linker looks
-    return names
+    return [(name, _tensorrt_options(precision)) if name == _TENSORRT else name for name in names]
+
+
+def _tensorrt_options(precision: Precision) -> dict[str, bool]:
+    """What this provider may compute in: unlike the backend, it doesn't take that from the graph alone.
+
+    Without ``trt_int8_enable`` it refuses Q/DQ pairs.
+    """
+    return {"trt_fp16_enable": precision == "fp16", "trt_int8_enable": precision == "int8"}
 
 
 def require_kept(session: Any, provider: Provider) -> None:

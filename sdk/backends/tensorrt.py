@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -133,12 +133,13 @@ class _Bank:
         library: Library,
         open_driver: Callable[[], Driver],
     ) -> None:
-        with ExitStack() as held:
-            try:
-                self._driver = driver = open_driver()
-            except BackendError as error:
-                raise BackendError(f"backend {name}: {error}") from None
-            held.callback(driver.close)
+        try:
+            self._driver = driver = open_driver()
+        except BackendError as error:
+            raise BackendError(f"backend {name}: {error}") from None
+        self._held = held = ExitStack()
+        held.callback(driver.close)
+        try:
             gpu = driver.gpu
             host = Host(name, library.version, gpu.name, gpu.compute_capability, jetson_model())
             self.precision, built = _find_engines(bundle, precision, host)
@@ -150,7 +151,10 @@ class _Bank:
             self._load(bundle, library, built, build_command(bundle, name, self.precision), held)
             self._bind(held)
             self._warm_up(bundle)
-            self._held = held.pop_all()
+        except BaseException:
+            with suppress(BackendError):  # after a fault, every call fails; the first error says why
+                held.close()
+            raise
 
     def run(self, draw: Draw, image: Float, want_purified: bool) -> Inference:
         """The chain: only image and random inputs go up, only what is wanted comes down."""
@@ -243,8 +247,11 @@ class _Bank:
                     driver.record(end, stream)
                 for buffer in wanted:
                     driver.copy_to_host(buffer.host, buffer.address, stream)
-            finally:  # also after a failure: a copy under way must find its buffer as it was
-                driver.synchronize(stream)
+            except BaseException:
+                with suppress(BackendError):  # the first error says why
+                    driver.synchronize(stream)  # a copy under way must find its buffer as it was
+                raise
+            driver.synchronize(stream)
             times_ms = [driver.elapsed_ms(*pair) for pair in zip((start, *ends), ends, strict=False)]
         except BackendError as error:
             ids = " and ".join(engine.id for engine in engines)

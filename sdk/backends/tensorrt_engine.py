@@ -75,8 +75,20 @@ class Library:
             )
 
     def open(self) -> None:
+        """Start TensorRT on this thread.
+
+        Raises:
+            BackendError: it can't start here, as with a driver that is too old for it.
+        """
         self._log = _make_log(self.module, self._lines)
-        self.runtime = self.module.Runtime(self._log)
+        try:
+            self.runtime = self.module.Runtime(self._log)
+        except (TypeError, RuntimeError):  # what the binding makes of a null pointer; the log says why
+            self._log = None
+            raise BackendError(
+                f"{self.title} can't start: {self.why()}; is the driver new enough? "
+                "'edge-purify doctor' looks"
+            ) from None
 
     def close(self) -> None:
         self.runtime = None  # before the log, into which it still may write

@@ -9,8 +9,8 @@ tenth less time.
 
 A trial takes, per precision, under a second for engines of a few milliseconds, and in OpenVINO two more to
 compile them.  It is remembered for the bundle's digest, the processor, the CPUs that the process may use, the
-backend with its version and the provider, in the user's cache.  Where that is damaged, can't be written, or
-can be written by others, the trial is made again.
+backend with its version, the provider and its GPU, in the user's cache.  Where that is damaged, can't be
+written, or can be written by others, or where a precision failed to run, the trial is made again.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from sdk.cpus import available_cpus
 from sdk.draw import Drawer
 from sdk.errors import BackendError
 from sdk.golden import Golden, replay
-from sdk.machine import processor
+from sdk.machine import gpu_model, processor
 
-SCHEMA = 2
+SCHEMA = 3
 FOLDER = "trials"  # inside the cache
 MARGIN = 0.1  # of the time, that a less exact precision must save
 TIMED_S = 0.25  # of running, per precision
@@ -55,14 +55,19 @@ class Machine(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     backend: OnnxBackend
     version: str  #: the backend's
     provider: Provider
+    gpu: str | None = None  #: where the provider runs on one, and it could be told
 
 
-class Measured(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One precision's outcome: the time of a frame's two engines, or why it must not be taken."""
+class Measured(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """One precision's outcome: the time of a frame's two engines, or why it must not be taken.
+
+    ``failed`` says that it didn't run, which may be otherwise the next time, as when memory was short.
+    """
 
     precision: Precision
     frame_ms: float | None
     complaint: str | None = None
+    failed: bool = False
 
     def __str__(self) -> str:
         what = self.complaint if self.frame_ms is None else f"{self.frame_ms:.2f} ms"
@@ -113,7 +118,8 @@ def trial(bundle: Bundle, backend: OnnxBackend, provider: Provider = "cpu") -> T
         measured = tuple(_measure(bundle, precision, backend, provider) for precision in precisions)
         found = Trial(SCHEMA, bundle.digest, machine, measured)
         _log.info("precision auto takes %s, measured on this machine: %s", found.chosen, found)
-        _remember(found)
+        if not any(measured.failed for measured in found.measured):
+            _remember(found)
     return found
 
 
@@ -138,7 +144,8 @@ def remembered(bundle: Bundle, backend: OnnxBackend, provider: Provider = "cpu")
 def this_machine(backend: OnnxBackend, provider: Provider = "cpu") -> Machine:
     name, sha256 = processor()
     version: str = import_module(f"sdk.backends.{backend}").VERSION
-    return Machine(name, sha256, available_cpus(), backend, version, provider)
+    gpu = None if provider == "cpu" else gpu_model()
+    return Machine(name, sha256, available_cpus(), backend, version, provider, gpu)
 
 
 def _measure(bundle: Bundle, precision: Precision, name: OnnxBackend, provider: Provider) -> Measured:
@@ -153,7 +160,7 @@ def _measure(bundle: Bundle, precision: Precision, name: OnnxBackend, provider: 
     except ProviderError:  # which is no fault of the precision
         raise
     except BackendError as error:
-        return Measured(precision, None, str(error))
+        return Measured(precision, None, str(error), failed=True)
 
 
 def _frame_ms(bundle: Bundle, backend: Backend) -> float:
@@ -173,9 +180,9 @@ def _frame_ms(bundle: Bundle, backend: Backend) -> float:
 
 def _remember(found: Trial) -> None:
     """Write the record at once or not at all; where that can't be done, the next run measures again."""
-    path = _path(found.bundle, found.machine)
-    part = path.with_suffix(f".{os.getpid()}.part")
     try:
+        path = _path(found.bundle, found.machine)
+        part = path.with_suffix(f".{os.getpid()}.part")
         make_private(path.parent)
         try:
             part.write_bytes(msgspec.json.encode(found))

@@ -18,9 +18,9 @@ from sdk.errors import EdgePurifyError
 
 
 def main(what: str, folder: str, precision: str, *numbers: str) -> None:
-    threads, width, height, purifiers, frames = map(int, numbers)
+    width, height, purifiers, frames = map(int, numbers)
     bundle = with_bank_of(Bundle.open(folder), purifiers)
-    backend = OnnxRuntimeBackend(bundle, cast(Precision, precision), threads)
+    backend = OnnxRuntimeBackend(bundle, cast(Precision, precision))
     measure = {"resident": endurance.resident_bytes, "soak": endurance.endure}[what]
     for found in measure(bundle, backend, (width, height), frames):
         print(msgspec.json.encode(found).decode(), flush=True)

@@ -121,9 +121,9 @@ def _resident(subject: Subject, purifiers: int) -> int:
 
 def _arguments(what: str, subject: Subject, purifiers: int, frames: int) -> list[str]:
     """The command line of ``sdk.benchmark.__main__``."""
-    backend = subject.backend
-    numbers = (backend.threads, *subject.frame_size, purifiers, frames)
-    return ["-m", "sdk.benchmark", what, str(subject.bundle.folder), backend.precision, *map(str, numbers)]
+    numbers = (*subject.frame_size, purifiers, frames)
+    precision = subject.backend.precision
+    return ["-m", "sdk.benchmark", what, str(subject.bundle.folder), precision, *map(str, numbers)]
 
 
 def _require_statm() -> None:

@@ -72,6 +72,13 @@ def test_a_bundle_of_another_size_has_the_same_networks() -> None:
     assert loaded.provenance["trained_for"] == "32x32"
 
 
+def test_a_bundle_of_another_size_must_be_one_that_its_purifier_takes() -> None:
+    from bundle_of_size import of_size
+
+    with pytest.raises(UsageError, match=r"^SIZE 9: expected a multiple of 2, the stride of the REN"):
+        of_size(Bundle.open(default_bundle()), 9)
+
+
 def test_a_bundle_of_another_size_must_be_a_ren() -> None:
     import msgspec
     from bundle_of_size import of_size

@@ -98,10 +98,23 @@ def test_a_monitor_that_nobody_listens_to_lets_the_build_go_on() -> None:
 
 def test_the_same_file_gives_the_same_plan(classifier: bytes) -> None:
     phases: list[str] = []
-    plan = build_plan(trt, classifier, Options(64), on_phase=phases.append)
+    plan, timings = build_plan(trt, classifier, Options(64), on_phase=phases.append)
     assert len(plan) > 10_000
-    assert plan == build_plan(trt, classifier, Options(64))
+    assert timings is None
+    assert plan == build_plan(trt, classifier, Options(64)).plan
     assert "Building engine" in phases
+
+
+def test_a_tensorrt_that_cannot_start_says_why(classifier: bytes) -> None:
+    def refuse(log: Any) -> None:
+        log.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    broken = SimpleNamespace(ILogger=trt.ILogger, Builder=refuse)
+    with pytest.raises(
+        BuildError, match=r"^can't start: CUDA initialization failure with error: 35; is the driver new"
+    ):
+        build_plan(broken, classifier, Options(64))
 
 
 class Spy:
@@ -136,16 +149,24 @@ def test_the_workspace_is_held_to_and_fp32_is_no_tf32(classifier: bytes) -> None
     assert config.num_optimization_profiles == 0
 
 
+def test_a_workspace_that_tensorrt_drops_without_a_word_is_refused() -> None:
+    config = SimpleNamespace(
+        set_memory_pool_limit=lambda pool, size_bytes: None, get_memory_pool_limit=lambda pool: 512 << 20
+    )
+    with pytest.raises(
+        BuildError, match=r"^can't take a workspace of 4096 MiB, and would take 512; lower --workspace$"
+    ):
+        builder._limit_workspace(trt, config, 4096)
+
+
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
-def test_timings_are_written_and_read_back(classifier: bytes, tmp_path: Path) -> None:
-    timings = tmp_path / "timings.cache"
-    build_plan(trt, classifier, Options(64), timing_cache=timings)
-    assert timings.stat().st_size > 0
-    assert build_plan(trt, classifier, Options(64), timing_cache=timings)
-    assert [path.name for path in tmp_path.iterdir()] == ["timings.cache"]
+def test_a_build_leaves_timings_that_the_next_takes(classifier: bytes) -> None:
+    first = build_plan(trt, classifier, Options(64), known_timings=b"")
+    assert first.timings
+    assert build_plan(trt, classifier, Options(64), known_timings=first.timings) == first
 
 
-def test_timings_of_another_gpu_are_set_aside(tmp_path: Path) -> None:
+def test_timings_of_another_gpu_are_set_aside() -> None:
     """TensorRT says False to a cache of another version or GPU; then the build starts from an empty one."""
     given = []
 
@@ -153,9 +174,8 @@ def test_timings_of_another_gpu_are_set_aside(tmp_path: Path) -> None:
         given.append((cache, ignore_mismatch))
         return cache == b""
 
-    (tmp_path / "timings.cache").write_bytes(b"another GPU's")
     config = SimpleNamespace(create_timing_cache=bytes, set_timing_cache=set_timing_cache)
-    builder._read_timings(config, tmp_path / "timings.cache")
+    builder._start_from(config, b"another GPU's")
     assert given == [(b"another GPU's", False), (b"", False)]
 
 

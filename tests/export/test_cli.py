@@ -69,13 +69,80 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "notes.pt").write_text("notes")
-    assert_one_line(run("bundle", tmp_path / "notes.pt", tmp_path / "out"), 1, "notes.pt", "not readable")
+@pytest.mark.parametrize("content", [b"", b"notes", b"hello world, this is a config\n", b"PK\x03\x04zip"])
+def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "notes.pt").write_bytes(content)
+    result = run("bundle", tmp_path / "notes.pt", tmp_path / "out")
+    assert_one_line(result, 1, "notes.pt: not readable as a torch file (", "a checkpoint of 'edge-train fit'")
+    assert "weights_only" not in result.stderr
 
 
 def test_a_bundle_is_not_overwritten_unasked(checkpoint_path: Path, folder: Path) -> None:
     assert_one_line(run("bundle", checkpoint_path, folder), 2, "replace it with --force")
+
+
+@pytest.mark.parametrize(
+    "option", ["--data=/absent", "--dataset=cifar10", "--accuracy-images=5", "--attacked=/absent"]
+)
+def test_what_judges_lower_precisions_is_refused_where_there_are_none(
+    checkpoint_path: Path, tmp_path: Path, option: str
+) -> None:
+    result = run("bundle", checkpoint_path, tmp_path / "out", option)
+    name = option.split("=")[0]
+    assert_one_line(
+        result, 2, f"{name}: it calibrates and judges lower precisions, and --precision is fp32; add fp16 or"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["verify", "precision"])
+@pytest.mark.parametrize("option", ["--dataset=cifar10", "--accuracy-images=1000"])
+def test_what_says_more_of_a_data_set_is_refused_without_one(
+    exported: Path, command: str, option: str
+) -> None:
+    result = run(command, exported, option)
+    assert_one_line(result, 2, f"{option.split('=')[0]}: needs --data, the folder of the data set")
+
+
+def test_a_bundle_is_given_precisions_from_inside_its_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    result = run("precision", ".", "--precision", "fp32", "--images", 1)
+    assert result.exit_code == 0, result.output
+    assert f"{folder}: tiny, " in result.stdout
+    assert Bundle.open(folder).manifest.name == "tiny"
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_bundle_is_replaced_from_inside_its_folder(
+    checkpoint_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    result = run("bundle", checkpoint_path, ".", "--force", "--name", "new", "--images", 1)
+    assert result.exit_code == 0, result.output
+    assert Bundle.open(folder).manifest.name == "new"
+
+
+@pytest.mark.parametrize("arguments", [("bundle", "best.pt", "out"), ("precision", ".")])
+def test_a_folder_that_is_gone_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "replaced").mkdir()
+    monkeypatch.chdir(tmp_path / "replaced")
+    (tmp_path / "replaced").rmdir()
+    assert_one_line(run(*arguments), 2, f"{arguments[-1]}: the folder that this runs in is gone; change into")
+
+
+@pytest.mark.parametrize("command", ["bundle", "precision"])
+def test_a_report_in_the_folder_that_is_replaced_is_refused(
+    checkpoint_path: Path, folder: Path, command: str
+) -> None:
+    first = [checkpoint_path, folder, "--force"] if command == "bundle" else [folder]
+    report = folder / "onnx" / ".." / "report.json"
+    result = run(command, *first, "--report", report)
+    assert_one_line(result, 2, f"--report {report}: lies in {folder}, which is replaced as a whole; give a")
+    assert not report.exists()
 
 
 @pytest.mark.parametrize("arguments", [("verify", ".", "--images", "0"), ("bundle", "a.pt"), ("weave",)])
@@ -128,6 +195,14 @@ def test_verify_without_torch_still_finds_a_broken_engine(folder: Path) -> None:
     assert result.stderr.startswith("edge-export: error: purifier-00: its purified image differs")
 
 
+def test_verify_on_images_of_a_data_set_without_torch_names_the_extra(lowered: Path) -> None:
+    result = without_torch("verify", lowered, "--data", "/absent")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "edge-export: error: edge-export verify: torch not installed; pip install 'edge-purify[export]'\n"
+    )
+
+
 def test_verify_of_a_bundle_without_a_twin(folder: Path) -> None:
     edit_manifest(folder, lambda tree: tree.pop("twin"))
     result = run("verify", folder)
@@ -135,9 +210,10 @@ def test_verify_of_a_bundle_without_a_twin(folder: Path) -> None:
     assert "not compared with the torch twin: the bundle has no twin" in result.stderr
 
 
-def test_help_is_light() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["engines", "--help"]])
+def test_help_is_light(arguments: list[str]) -> None:
     program = (
-        "import sys\nfrom export.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"
+        f"import sys\nfrom export.cli import main\ntry:\n    main({arguments})\nexcept SystemExit:\n"
         "    print([m for m in ('torch', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -22,7 +22,8 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from export import cli, engines
-from export.builder import BuildError, Profile
+from export.build_process import Job, build_apart
+from export.builder import BuildError, Options, Profile
 from export.engines import Outcome, build_engines
 from export.targets import BuildHost
 from sdk.bundle import Bundle, Precision
@@ -144,12 +145,14 @@ def test_the_runtime_finds_what_was_built_and_gets_its_bytes(small: Bundle) -> N
     assert len(found.read()) == outcome.engines[-1].size_bytes
 
 
+L4 = BuildHost("tensorrt_rtx", trt.__version__, ("8.9",), "NVIDIA L4", "CUDA 12.6")
+
+
 def test_the_standard_path_ties_engines_to_the_gpu_and_keeps_timings(
     small: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TensorRT's path, with TensorRT-RTX's classes of the same names behind it."""
-    here = BuildHost("tensorrt_rtx", trt.__version__, ("8.9",), "NVIDIA L4", "CUDA 12.6")
-    monkeypatch.setattr(engines, "build_host", lambda target: here)
+    monkeypatch.setattr(engines, "build_host", lambda target: L4)
     outcome = build_engines(small, "local")
     assert built(outcome) == SMALL
     assert (outcome.target, outcome.backend) == ("local", "tensorrt")
@@ -162,6 +165,38 @@ def test_the_standard_path_ties_engines_to_the_gpu_and_keeps_timings(
     (timings,) = cache_folder(small).glob("timings.*")
     assert timings.name == f"timings.{trt.__version__}.8.9.cache"
     assert timings.stat().st_size > 0
+
+
+def test_into_bundle_needs_no_cache_at_all(
+    small: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.parent.write_text("a file, not a folder")
+    monkeypatch.setattr(engines, "build_host", lambda target: L4)
+    assert built(build_engines(small, "local", into_bundle=True)) == SMALL
+    assert built(build_engines(small, "local", into_bundle=True)) == []
+    (timings,) = bundle_folder(small).glob("timings.*")
+    assert timings.stat().st_size > 0
+
+
+def test_timings_that_cannot_be_kept_cost_no_engine(
+    small: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engines, "build_host", lambda target: L4)
+    timings = cache_folder(small) / f"timings.{trt.__version__}.8.9.cache"
+    (timings / "in the way").mkdir(parents=True)
+    assert built(build_engines(small, "local")) == SMALL
+    what = f"{timings}: the timings of kernels can't be kept: Is a directory; the next build measures anew"
+    assert caplog.messages == [f"engine {name} (fp32): TensorRT {trt.__version__}: {what}" for name in SMALL]
+    assert left_in(cache_folder(small)) == {".plan", ".json", ".cache"}
+
+
+def test_an_error_that_nobody_foresaw_is_one_clear_line(small: Bundle, tmp_path: Path) -> None:
+    onnx_path = small.path(small.manifest.purifiers[0].onnx["fp32"])
+    job = Job("json", onnx_path, Options(64), tmp_path / "plan.part", None)  # which is no TensorRT
+    with pytest.raises(
+        BuildError, match=r"^engine purifier-00: AttributeError: module 'json' has no attribute 'ILogger'$"
+    ):
+        build_apart(job, "engine purifier-00", lambda phase: None)
 
 
 def test_into_bundle_leaves_the_cache_alone_and_goes_with_the_bundle(small: Bundle, cache: Path) -> None:
@@ -440,6 +475,13 @@ def test_wrong_usage_is_one_clear_line(
     result = run_cli("engines", small.folder, *arguments)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (exit_code, "", 1)
     assert complaint in result.stderr
+    assert not cache.exists()
+
+
+def test_a_workspace_of_more_than_a_tebibyte_is_refused(small: Bundle, cache: Path) -> None:
+    result = run_cli("engines", small.folder, "--target", "rtx", "--workspace", (1 << 20) + 1)
+    assert result.exit_code == 2
+    assert "'--workspace': 1048577 is not in the range 1<=x<=1048576" in result.stderr
     assert not cache.exists()
 
 

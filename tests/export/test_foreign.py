@@ -33,7 +33,7 @@ def write_classifier(path: Path, *, end: str = "", **change: Any) -> Path:
     """A classifier of 16 x 16 images as others export theirs: names with paths, opset 13, batch open.
 
     Args:
-        end: an operator after the scores: "Softmax", or "" for none.
+        end: operators after the scores, like "Softmax Flatten"; "" for none.
         change: shape (of the input), opset, outputs (number), domain (of the pooling), dtype (of the input),
             white (its value in the classifier's range).
     """
@@ -57,16 +57,24 @@ def write_classifier(path: Path, *, end: str = "", **change: Any) -> Path:
         helper.make_node("Flatten", ["/p"], ["/f"], axis=1),
         helper.make_node("Gemm", ["/f", "/model/head.weight", "/model/head.bias"], ["scores"], transB=1),
     ]
-    if end:
-        nodes[-1].output[0] = "/s"
-        nodes.append(helper.make_node(end, ["/s"], ["scores"], axis=-1))
+    integers = {"Reshape": [-1, 3], "Squeeze": [1], "Unsqueeze": [1]}
+    for operator in end.split():
+        nodes[-1].output[0] = f"/before/{operator}"
+        inputs = [f"/before/{operator}", *([f"/model/{operator}"] if operator in integers else [])]
+        axis = {"axis": -1} if operator == "Softmax" else {}
+        nodes.append(helper.make_node(operator, inputs, ["scores"], **axis))
     outputs = [("scores", [None, 3]), ("/f", [None, 8])][: change.get("outputs", 1)]
     graph = helper.make_graph(
         nodes,
         "/users/someone/net",
         [helper.make_tensor_value_info("input", change.get("dtype", TensorProto.FLOAT), shape)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in outputs],
-        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in constants.items()],
+        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in constants.items()]
+        + [
+            numpy_helper.from_array(np.array(values), f"/model/{operator}")
+            for operator, values in integers.items()
+            if operator in end.split()
+        ],
     )
     opsets = [helper.make_opsetid("", change.get("opset", 13))]
     if change.get("domain"):
@@ -117,6 +125,23 @@ def test_the_engine_answers_as_the_file_does_under_its_own_conventions(
     expected = np.log(np.maximum(scores, 1e-12)) if end else scores
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
     assert len(np.unique(found.argmax(-1))) > 1 or np.ptp(found, axis=0).max() > 0.01, "images matter"
+
+
+@pytest.mark.parametrize("shaped_by", ["Identity", "Flatten", "Reshape", "Unsqueeze Squeeze"])
+def test_a_softmax_before_operators_that_only_shape_is_one_too(tmp_path: Path, shaped_by: str) -> None:
+    path = write_classifier(tmp_path / "net.onnx", end=f"Softmax {shaped_by}")
+    foreign = ForeignClassifier(path, LABELS, IMAGENET, default_size=16)
+    assert foreign.gives_probabilities
+    given = session(path.read_bytes(), "given")
+    expected = np.concatenate(
+        [given.run(None, {"input": IMAGENET.apply(image[None])})[0] for image in images()]
+    )
+    assert np.abs(np.exp(wrapped(foreign, images())) - expected).max() < 1e-6
+
+
+def test_shaping_operators_alone_make_no_probabilities(tmp_path: Path) -> None:
+    path = write_classifier(tmp_path / "net.onnx", end="Unsqueeze Squeeze")
+    assert not ForeignClassifier(path, LABELS, IMAGENET, default_size=16).gives_probabilities
 
 
 def test_nothing_of_the_files_own_names_remains_and_the_header_is_ours(tmp_path: Path) -> None:
@@ -176,6 +201,17 @@ def test_ren_purifiers_take_the_size_of_the_classifier(loaded: Any, tmp_path: Pa
     write_bundle(loaded, tmp_path / "out", foreign=foreign, n_images=2)
     image = Bundle.open(tmp_path / "out").manifest.image
     assert (image.height, image.width) == (24, 32)
+
+
+@pytest.mark.parametrize("shape", [[1, 3, 33, 32], [1, 3, 32, 33]])
+def test_ren_purifiers_take_multiples_of_their_stride(loaded: Any, tmp_path: Path, shape: list[int]) -> None:
+    path = write_classifier(tmp_path / "net.onnx", shape=shape)
+    foreign = ForeignClassifier(path, LABELS, IMAGENET, default_size=16)
+    with pytest.raises(
+        UsageError, match=r"takes images of 3[23] x 3[23], expected multiples of 2, the stride of the REN"
+    ):
+        write_bundle(loaded, tmp_path / "out", foreign=foreign)
+    assert not (tmp_path / "out").exists()
 
 
 def test_maep_purifiers_have_one_size(maep_checkpoint_path: Path, labels_path: Path, tmp_path: Path) -> None:
@@ -260,6 +296,17 @@ def test_options_that_are_wrong(
     assert_one_line(
         run("bundle", checkpoint_path, tmp_path / "out", "--classifier-onnx", path, *given), 2, complaint
     )
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--labels=x", "--mean=1,1,1", "--std=2,2,2", "--layout=nhwc", "--color=bgr", "--range=255"],
+)
+def test_what_describes_another_classifier_is_refused_without_one(
+    checkpoint_path: Path, tmp_path: Path, option: str
+) -> None:
+    result = run("bundle", checkpoint_path, tmp_path / "out", option)
+    assert_one_line(result, 2, f"{option.split('=')[0]}: it describes the classifier of --classifier-onnx")
 
 
 def test_a_bundle_without_another_classifier_is_no_checkpoint(exported: Path, tmp_path: Path) -> None:

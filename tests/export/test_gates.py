@@ -197,11 +197,8 @@ def test_a_data_set_calibrates_with_training_images_and_judges_with_test_images(
     assert pictures.says == "24 training images of imagenet"
     assert pictures.calibration.shape == (24, 3, 16, 16)
     (clean,) = pictures.labelled
-    assert (clean.says, clean.images.shape, clean.labels.tolist()) == (
-        "clean",
-        (10, 3, 16, 16),
-        [0] * 6 + [1] * 4,
-    )
+    assert (clean.says, clean.images.shape) == ("clean", (10, 3, 16, 16))
+    assert set(clean.labels.tolist()) == {0, 1, 2, 3}, "the first test images are of all classes"
     assert not np.isin(clean.images[0].sum(), pictures.calibration.sum(axis=(1, 2, 3)))
 
 

@@ -83,6 +83,17 @@ def test_batch_norms_are_folded_and_nodes_are_named_by_operator_and_order(export
     assert all(len(node.input) == 3 for node in convolutions), "the norms' shifts became biases"
 
 
+def test_a_module_that_fails_without_a_word_is_named() -> None:
+    class Silent(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            raise NotImplementedError
+
+    with pytest.raises(
+        ExportError, match=r"^purifier-07: Silent can't be exported to ONNX opset 18: NotImplementedError$"
+    ):
+        engine_bytes(Silent(), {"image": torch.rand(1, 3, 8, 8)}, output="purified", name="purifier-07")
+
+
 def test_a_module_that_onnx_cannot_hold_is_one_clear_line(capfd: pytest.CaptureFixture[str]) -> None:
     class Branching(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from export import cli
 from export.targets import TARGETS, build_host, find_target
 from sdk.backends.cuda import Gpu
 from sdk.errors import BackendError, UsageError
@@ -48,8 +51,8 @@ class Machine:
                 f"# R{major} (release), REVISION: {rest}, GCID: 1\n"
             )
 
-    def load(self, module: str) -> ModuleType:
-        found = ModuleType(module)
+    def load(self, backend: str) -> ModuleType:
+        found = ModuleType(backend)
         found.__version__ = self.version  # type: ignore[attr-defined]
         return found
 
@@ -70,10 +73,6 @@ def test_in_a_container_a_jetson_is_known_by_the_file_that_was_mounted(tmp_path:
     assert machine.build_host("jetson-agx-orin/jp6").gpu == "Orin"
     with pytest.raises(BackendError, match="it is a NVIDIA Jetson AGX Orin Developer Kit"):
         machine.build_host("jetson-orin-nano/jp6")
-
-
-def absent(module: str) -> ModuleType:
-    raise ModuleNotFoundError(f"No module named {module!r}")
 
 
 def no_gpu() -> Any:
@@ -141,11 +140,43 @@ def test_a_refusal_says_why_and_which_host_can(
     assert (machine.opened, "\n" in str(caught.value)) == (0, False)
 
 
-@pytest.mark.parametrize(("target", "extra"), [("rtx", "[rtx]"), ("l4", "[tensorrt]")])
-def test_without_the_module_the_extra_is_named(target: str, extra: str) -> None:
-    with pytest.raises(BackendError, match=r"can't be imported \(No module named 'tensorrt") as caught:
-        build_host(find_target(target), load=absent, open_driver=no_gpu)
+@pytest.mark.parametrize(
+    ("target", "module", "extra"), [("rtx", "tensorrt_rtx", "[rtx]"), ("l4", "tensorrt", "[tensorrt]")]
+)
+def test_without_the_module_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, target: str, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendError, match=rf"^target {target}: .*: {module} can't be imported \(") as caught:
+        build_host(find_target(target), open_driver=no_gpu)
     assert extra in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("import ctypes; ctypes.CDLL('libnvinfer.so.absent')", r"libnvinfer\.so\.absent: cannot open shared"),
+        ("", "it is some other module of that name"),
+    ],
+)
+def test_a_module_that_is_broken_or_another_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, problem: str
+) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt" / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    try:
+        with pytest.raises(BackendError, match=rf"tensorrt can't be imported \({problem}") as caught:
+            build_host(find_target("l4"), open_driver=no_gpu)
+    finally:
+        sys.modules.pop("tensorrt", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_help_lists_every_target() -> None:
+    text = " ".join(CliRunner().invoke(cli.main, ["engines", "--help"]).stdout.split())
+    assert f"One of {', '.join(TARGETS)}." in text
 
 
 def test_without_a_gpu_cudas_own_reason_is_shown(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from export import writer
 from export.onnx import ExportError
+from export.staging import staged
 from export.writer import write_bundle
 from sdk.bundle import MANIFEST, Bundle
 from sdk.errors import GateError, UsageError
@@ -124,6 +126,33 @@ def test_a_replacement_that_cannot_be_put_in_place_gives_the_old_bundle_back(
         write_bundle(loaded, folder, force=True, n_images=1)
     assert tree(folder) == before
     assert names_in(folder.parent) == [folder.name]
+
+
+def test_ctrl_c_between_the_two_renames_gives_the_old_bundle_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, before = Path.rename, tree(folder)
+
+    def interrupted(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        if self == folder:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), staged(folder, force=True):
+        pass
+    assert tree(folder) == before
+    assert names_in(folder.parent) == [folder.name]
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="needs /proc, a mount point")
+def test_a_mount_point_is_refused_before_the_work() -> None:
+    with (
+        pytest.raises(UsageError, match=r"^/proc: it is a mount point, .* mount the folder above it, or"),
+        staged(Path("/proc"), force=True),
+    ):
+        pytest.fail("the work began")
 
 
 @pytest.mark.parametrize(

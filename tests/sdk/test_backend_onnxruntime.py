@@ -6,8 +6,9 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -16,12 +17,13 @@ from sdk.backends import open_backend
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.providers import ProviderError
 from sdk.backends.trial import trial
-from sdk.bundle import Bundle
+from sdk.bundle import Bundle, Engine, Precision
 from sdk.errors import BackendError, UsageError
 from tests.sdk.fakes.golden import with_golden
 
 IMAGE = np.linspace(0, 1, 3 * 16 * 16, dtype=np.float32).reshape(1, 3, 16, 16)
 REAL_SESSION = onnxruntime.InferenceSession
+CHECK_PROVIDERS = onnxruntime.capi.onnxruntime_inference_collection.check_and_normalize_provider_args
 ALL_KEPT = {"atom_mask": np.ones((1, 12), np.float32)}
 
 
@@ -45,10 +47,14 @@ class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
 
     dropped: tuple[str, ...] = ()
     asked: ClassVar[list[tuple[list[str], int]]] = []
+    given: ClassVar[list[dict[str, dict[str, str]]]] = []
 
-    def __init__(self, path: str, options: Any, providers: list[str], *, enable_fallback: int) -> None:
-        self.asked.append((providers, enable_fallback))
-        self.kept = [name for name in providers if name not in self.dropped]
+    def __init__(self, path: str, options: Any, providers: list[Any], *, enable_fallback: int) -> None:
+        available = onnxruntime.get_available_providers()
+        names, given = CHECK_PROVIDERS(providers, None, available)  # as a real session reads what it is given
+        self.asked.append((names, enable_fallback))
+        self.given.append(dict(zip(names, given, strict=True)))
+        self.kept = [name for name in names if name not in self.dropped]
         super().__init__(path, options, providers=["CPUExecutionProvider"], enable_fallback=enable_fallback)
 
     def get_providers(self) -> list[str]:
@@ -63,6 +69,7 @@ def gpu_build(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudart"))
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     monkeypatch.setattr(FakeSession, "asked", [])
+    monkeypatch.setattr(FakeSession, "given", [])
     return FakeSession
 
 
@@ -97,6 +104,30 @@ def test_a_provider_is_asked_for_with_what_it_falls_through_to(
     captured = capsys.readouterr()
     assert captured.out == ""  # which may carry JSON
     assert "libcudart" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("precision", "fp16", "int8"),
+    [("fp32", "False", "False"), ("fp16", "True", "False"), ("int8", "False", "True")],
+)
+def test_the_tensorrt_provider_may_compute_in_the_precision_of_the_graph(
+    bundle_copy: Path, gpu_build: type[FakeSession], precision: Any, fp16: str, int8: str
+) -> None:
+    opened = Bundle.open(bundle_copy)
+    opened.manifest = msgspec.structs.replace(
+        opened.manifest,
+        purifiers=tuple(in_every_precision(engine) for engine in opened.manifest.purifiers),
+        classifiers=tuple(in_every_precision(engine) for engine in opened.manifest.classifiers),
+    )
+    OnnxRuntimeBackend(opened, precision, provider="tensorrt")
+    may = {"trt_fp16_enable": fp16, "trt_int8_enable": int8}
+    others = {"CUDAExecutionProvider": {}, "CPUExecutionProvider": {}}
+    assert gpu_build.given == [{"TensorrtExecutionProvider": may, **others}] * 5
+
+
+def in_every_precision(engine: Engine) -> Engine:
+    """The engine under the names of all precisions: what is in its file is not asked about."""
+    return msgspec.structs.replace(engine, onnx=dict.fromkeys(get_args(Precision), engine.onnx["fp32"]))
 
 
 def test_the_cpu_asks_for_nothing_else(tiny_bundle: Path, gpu_build: type[FakeSession]) -> None:

@@ -316,6 +316,61 @@ def test_every_failure_in_a_frame_names_the_engines_and_the_next_frame_is_sound(
     assert n_calls == 11
 
 
+def test_of_a_lasting_fault_while_loading_the_first_failure_is_told(
+    bundle: Bundle, gpu: FakeGpu, open_driver: Callable[[], Driver]
+) -> None:
+    write_engines(bundle)
+    opened = TensorRtBackend(bundle, module=FakeTensorRt(gpu), open_driver=open_driver)
+    names = [*gpu.calls]
+    opened.close()
+    for fail_at, name in enumerate(names):
+        vars(gpu).update(vars(FakeGpu(fail_at=fail_at, is_sticky=True)))
+        with pytest.raises(BackendError) as caught:
+            TensorRtBackend(bundle, module=FakeTensorRt(gpu), open_driver=open_driver)
+        assert f"the test let {name} fail" in str(caught.value)
+        assert not gpu.misuses
+    assert len(names) > 70
+
+
+def test_of_a_lasting_fault_in_a_frame_the_engines_failure_is_told(
+    bundle: Bundle,
+    gpu: FakeGpu,
+    open_driver: Callable[[], Driver],
+    red_frame: np.ndarray,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write_engines(bundle)
+    opened = TensorRtBackend(bundle, module=FakeTensorRt(gpu), open_driver=open_driver)
+    gpu.is_sticky = True
+    gpu.fail_at = len(gpu.calls) + 3  # after the event and the two copies up
+    with (
+        caplog.at_level(logging.DEBUG, "sdk"),
+        pytest.raises(BackendError, match=r"^engine .*: failed while running: .*let execute_async_v3 fail$"),
+        Purifier(bundle, opened) as purifier,
+    ):
+        purifier(red_frame)
+    assert caplog.messages[-1].startswith("closing failed as well: CUDA: ")
+
+
+def test_without_another_error_that_of_closing_is_told(
+    bundle: Bundle, gpu: FakeGpu, open_driver: Callable[[], Driver]
+) -> None:
+    write_engines(bundle)
+    opened = TensorRtBackend(bundle, module=FakeTensorRt(gpu), open_driver=open_driver)
+    with pytest.raises(BackendError, match="the test let"), Purifier(bundle, opened):
+        gpu.fail_at, gpu.is_sticky = len(gpu.calls), True
+
+
+def test_the_primary_context_is_released_even_where_it_cannot_be_unset(
+    gpu: FakeGpu, open_driver: Callable[[], Driver]
+) -> None:
+    driver = open_driver()
+    gpu.fail_at = len(gpu.calls)
+    with pytest.raises(BackendError, match=r"the test let (cuCtxSetCurrent|Context\.pop) fail"):
+        driver.close()
+    assert gpu.retained == 0
+
+
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_it_fails_closed(
     bundle: Bundle, gpu: FakeGpu, backend: TensorRtBackend, red_frame: np.ndarray, on_error: Any
@@ -355,6 +410,24 @@ def test_none_and_false_become_errors_that_quote_the_log(
         rf"edge-export engines .*tiny --target local --precision fp32 --force",
         str(caught.value),
     )
+    gpu.require_nothing_held()
+
+
+CANNOT_START = (
+    "TensorRT 10.3.0 can't start: CUDA initialization failure with error: 35; is the driver new enough? "
+    "'edge-purify doctor' looks"
+)
+
+
+def test_tensorrt_that_cannot_start_says_why_in_one_line(
+    bundle: Bundle, gpu: FakeGpu, open_driver: Callable[[], Driver]
+) -> None:
+    write_engines(bundle)
+    trt = FakeTensorRt(gpu)
+    trt.refuse = "Runtime"
+    with pytest.raises(BackendError) as caught:
+        TensorRtBackend(bundle, module=trt, open_driver=open_driver)
+    assert str(caught.value) == CANNOT_START
     gpu.require_nothing_held()
 
 
@@ -523,6 +596,16 @@ def test_auto_falls_back_with_one_notice_that_names_the_command(
         r"using onnxruntime, not the GPU: engine purifier-00 \(fp32\): none was built for TensorRT yet; "
         "build it: edge-export engines ", caplog.messages[0]
     )  # fmt: skip
+    gpu.require_nothing_held()
+
+
+def test_auto_falls_back_where_tensorrt_cannot_start(
+    bundle: Bundle, gpu: FakeGpu, present: FakeTensorRt, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_engines(bundle)
+    present.refuse = "Runtime"
+    assert open_backend(bundle).name == "onnxruntime"
+    assert caplog.messages == [f"using onnxruntime, not the GPU: {CANNOT_START}"]
     gpu.require_nothing_held()
 
 

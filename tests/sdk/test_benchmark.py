@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sdk import benchmark
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
+from sdk.benchmark import endurance
 from sdk.benchmark.bounds import checks
 from sdk.benchmark.children import Child
 from sdk.benchmark.report import (
@@ -323,9 +324,19 @@ def test_a_process_that_fails_is_named_with_its_last_words() -> None:
             child.ask()
 
 
+def test_a_process_of_its_own_decides_on_threads_as_a_purifier_does(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    lines = []
+    for threads in (1, 2):
+        backend = OnnxRuntimeBackend(bundle, threads=threads)
+        subject = Subject(bundle, backend, "fp32", natural_frame(*SIZE), votes=1, frames=1)
+        lines.append(endurance._arguments("soak", subject, purifiers=3, frames=200))
+    assert lines[0] == lines[1]
+
+
 def test_a_damaged_bundle_in_a_process_of_its_own_is_one_line(bundle_copy: Path) -> None:
     (bundle_copy / "labels.txt").write_text("other\n")
-    arguments = ["-m", "sdk.benchmark", "resident", str(bundle_copy), "fp32", "1", "64", "48", "1", "1"]
+    arguments = ["-m", "sdk.benchmark", "resident", str(bundle_copy), "fp32", "64", "48", "1", "1"]
     with Child(arguments) as child, pytest.raises(BackendError, match=r"ended with 1: bundle .* is damaged"):
         child.hear()
 

@@ -201,6 +201,34 @@ def test_a_cache_of_someone_else_is_not_trusted(bundle: Bundle, monkeypatch: pyt
         find(bundle, RTX)
 
 
+def without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container under a user id of its own, which the password file doesn't know."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+
+
+def test_where_no_home_is_known_the_mend_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_home(monkeypatch)
+    for use in (lambda: find(bundle, RTX), lambda: make_cache_folder(bundle)):
+        with pytest.raises(BackendError, match=r"^cache: no home folder is known; set XDG_CACHE_HOME to "):
+            use()
+
+
+def test_a_cache_home_that_is_a_file_is_one_clear_line(bundle: Bundle, cache: Path) -> None:
+    cache.parent.write_text("a file")
+    with pytest.raises(
+        BackendError, match=rf"^{cache}: can't be used as a cache: Not a directory; set XDG_CACHE_HOME to "
+    ):
+        find(bundle, RTX)
+
+
+def test_engines_in_the_bundle_need_no_cache(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(bundle_folder(bundle), fingerprint(bundle, RTX))
+    without_home(monkeypatch)
+    assert find(bundle, RTX).plan == path
+
+
 def test_the_cache_is_for_its_user_alone(bundle: Bundle, cache: Path) -> None:
     old = os.umask(0)
     try:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from sdk.machine import cuda_toolkit, gpu_nodes, jetson_model, kernel_driver, l4t_release, processor
+from sdk.machine import (
+    cuda_toolkit,
+    gpu_model,
+    gpu_nodes,
+    jetson_model,
+    kernel_driver,
+    l4t_release,
+    processor,
+)
 
 OPEN_MODULE = (
     "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs@builder)\n"
@@ -46,6 +54,17 @@ def test_kernel_driver_where_only_sys_names_it(tmp_path: Path) -> None:
 def test_jetson_model(tmp_path: Path, place: str) -> None:
     assert jetson_model(tmp_path) is None
     assert jetson_model(write(tmp_path, place, "NVIDIA Jetson Orin Nano\0")) == "NVIDIA Jetson Orin Nano"
+
+
+def test_gpu_model(tmp_path: Path) -> None:
+    assert gpu_model(tmp_path) is None
+    assert (
+        gpu_model(write(tmp_path, "etc/jetson-model", "NVIDIA Jetson Orin Nano")) == "NVIDIA Jetson Orin Nano"
+    )
+    for bus, model in (("0000:65:00.0", "NVIDIA L4"), ("0000:01:00.0", "NVIDIA GeForce RTX 4090")):
+        content = f"Model: \t\t {model}\nIRQ:   \t\t 106\n"
+        write(tmp_path, f"proc/driver/nvidia/gpus/{bus}/information", content)
+    assert gpu_model(tmp_path) == "NVIDIA GeForce RTX 4090, NVIDIA L4"
 
 
 def test_another_board_is_no_jetson(tmp_path: Path) -> None:

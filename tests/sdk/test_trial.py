@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -120,6 +121,25 @@ def test_a_precision_that_does_not_load_is_never_taken(
     )
 
 
+def test_a_precision_that_failed_for_once_has_its_chance_the_next_time(
+    bundle: Bundle, times_ms: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times_ms["fp16"] = 5.0
+    with monkeypatch.context() as passing:
+        passing.setattr(onnxruntime, "OnnxRuntimeBackend", BrokenInFp16)
+        assert trial.trial(bundle, "onnxruntime").chosen == "fp32"
+    assert remembered(bundle, "onnxruntime") is None
+    assert trial.trial(bundle, "onnxruntime").chosen == "fp16"
+
+
+def test_a_precision_that_is_wrong_here_stays_so(
+    bundle: Bundle, times_ms: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "OnnxRuntimeBackend", WrongInInt8)
+    assert remembered(bundle, "onnxruntime") is None
+    assert trial.trial(bundle, "onnxruntime") == remembered(bundle, "onnxruntime")
+
+
 def test_a_real_trial_times_every_precision_and_says_so_once(
     bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,7 +180,14 @@ def test_a_trial_is_remembered_for_its_user_alone(
 
 
 @pytest.mark.parametrize(
-    "change", [{"processor_sha256": "0" * 64}, {"cpus": 64}, {"version": "1.0"}, {"provider": "cuda"}]
+    "change",
+    [
+        {"processor_sha256": "0" * 64},
+        {"cpus": 64},
+        {"version": "1.0"},
+        {"provider": "cuda"},
+        {"gpu": "NVIDIA L4"},
+    ],
 )
 def test_another_machine_is_measured_anew(
     bundle: Bundle, times_ms: dict[str, float], monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
@@ -198,7 +225,7 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
     lambda record: record[:40],
     lambda record: b"\xff" + record,
     lambda record: b"",
-    lambda record: record.replace(b'"schema":2', b'"schema":1'),
+    lambda record: record.replace(b'"schema":3', b'"schema":2'),
     lambda record: record.replace(b'"fp16"', b'"fp64"'),
     lambda record: record.replace(b'"precision":"int8"', b'"precision":"fp16"'),
 ]
@@ -237,6 +264,17 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
     cache.parent.write_text("a file where the folder should be")
     assert trial.trial(bundle, "onnxruntime").chosen == "fp32"
     assert cache.parent.is_file()
+
+
+def test_a_run_on_the_cpu_needs_no_home(
+    bundle: Bundle, times_ms: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)  # which the password file doesn't know
+    for _ in range(2):
+        assert open_backend(bundle, "onnxruntime").precision == "fp32"
+    assert remembered(bundle, "onnxruntime") is None
 
 
 def test_nothing_is_remembered_where_none_is_right(

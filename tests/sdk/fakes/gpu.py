@@ -37,6 +37,7 @@ class FakeGpu:
     """Attributes:
     calls: every call that reached the GPU, in order, by name.
     fail_at: the index in ``calls`` of the one that fails.
+    is_sticky: True if all after it fail too, as they do once a kernel has gone astray.
     misuses: those noticed where no exception can be raised, as in a destructor.
     """
 
@@ -44,6 +45,7 @@ class FakeGpu:
     capability: tuple[int, int] = (8, 7)
     calls: list[str] = field(default_factory=list)
     fail_at: int | None = None
+    is_sticky: bool = False
     retained: int = 0
     current: dict[int, int] = field(default_factory=dict)  # contexts by thread
     memory: dict[int, np.ndarray] = field(default_factory=dict)
@@ -60,7 +62,8 @@ class FakeGpu:
         self.calls.append(name)
         if current and threading.get_ident() not in self.current:
             raise Misuse(f"{name}: no context is current on this thread")
-        if self.fail_at is not None and len(self.calls) == self.fail_at + 1:
+        index = len(self.calls) - 1
+        if self.fail_at is not None and (index == self.fail_at or (self.is_sticky and index > self.fail_at)):
             if "ynchronize" in name:  # the device is lost, and with it whatever was under way
                 for stream in self.streams.values():
                     stream.pending.clear()

@@ -55,7 +55,8 @@ class ILogger:
 
 
 class FakeTensorRt:
-    """The module.  ``refuse`` names a call that answers None or False, as TensorRT does on failure.
+    """The module.  ``refuse`` names a call that answers None or False, as TensorRT does on failure; that of
+    ``Runtime`` raises, as the binding does where TensorRT gives it none.
 
     ``needs_scratch`` is False for engines so simple that they need no scratch memory.
     """
@@ -76,6 +77,9 @@ class FakeTensorRt:
     def Runtime(self, logger: ILogger) -> Runtime:
         if not getattr(logger, "ready", False):
             raise TypeError("ILogger.__init__() must be called when overriding __init__")
+        if self.refuse == "Runtime":
+            logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         return Runtime(self, logger)
 
 
