@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,16 +47,11 @@ class Bank:
 
     def save(self, path: Path) -> None:
         """Write the bank, by way of a part file, so that a kill leaves none or a whole one."""
-        part = path.with_name(path.name + ".part")
         arrays = {"digest": self.digest, "eps": self.eps, "steps": self.steps}
-        try:
+        with _part_of(path) as part:
             with part.open("wb") as stream:
                 np.savez(stream, perturbations=self.perturbations.numpy(), **arrays)
             part.replace(path)
-        except OSError as error:
-            raise DataError(f"bank {path}: can't be written: {error.strerror or error}") from None
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Bank:
@@ -74,7 +70,9 @@ class Bank:
                     int(file["steps"]),
                 )
         except FileNotFoundError:
-            raise DataError(f"bank {path}: no such file; trainer.banks.make computes one") from None
+            raise DataError(
+                f"bank {path}: no such file; 'edge-train bank CHECKPOINT --data DIR --out FILE' makes one"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"bank {path}: not readable as a bank: {' '.join(str(error).split())}; make it anew"
@@ -135,6 +133,18 @@ def make(
     return Bank(perturbations, digest_of(images), eps, steps)
 
 
+def check_writable(path: Path) -> None:
+    """That ``Bank.save`` can write to ``path``, before a bank is made; leaves nothing there.
+
+    Raises:
+        DataError: it can't.
+    """
+    if path.is_dir():
+        raise DataError(f"bank {path}: can't be written: it is a folder; name a file, as bank.npz")
+    with _part_of(path) as part:
+        part.touch()
+
+
 def split_for(recipe: Recipe, images: DataSet, n_validation: int) -> tuple[DataSet, DataSet]:
     """(training, validation) as ``recipe`` takes them: split by its bank if it names one, plainly if not.
 
@@ -164,6 +174,19 @@ def split(images: Images, bank: Bank, n_validation: int) -> tuple[Images, Images
 def digest_of(images: Images) -> str:
     """sha256 of the pixels."""
     return hashlib.sha256(np.ascontiguousarray(images.pixels.numpy()).data).hexdigest()
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """What ``path`` is written by way of, gone afterwards; that it can't be written is a ``DataError``."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+    except OSError as error:
+        raise DataError(f"bank {path}: can't be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def _attack(

@@ -96,9 +96,9 @@ def run(config: Config, training: DataSet, *, seconds: float, on_progress: OnPro
     Raises:
         UsageError: the config's numbers don't fit the data, or its run is too short to be timed.
     """
-    check_fit(config, training)
     fabric = open_fabric(config.optimizer.precision)
     fabric.launch()
+    check_fit(config, training, fabric.world_size)
     with tempfile.TemporaryDirectory() as folder:
         state = Run(config, fabric, training, Path(folder))
         steps = loop(state, Board(Path(folder) / "tensorboard"))

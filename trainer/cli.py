@@ -59,7 +59,8 @@ def fit(
         best = run(loaded, training, validation, out, resume=resume, report=report)
     except KeyboardInterrupt:
         raise Stopped(_how_to_go_on(out)) from None
-    click.echo(f"wrote {best}")
+    if is_first_process():
+        click.echo(f"wrote {best}")
 
 
 @main.command()
@@ -156,11 +157,12 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int) -> None:
 
     MAEP trains on them: its config names the file as recipe.bank.
     """
-    from trainer.banks import make
+    from trainer.banks import check_writable, make
     from trainer.checkpoint import load_defence
     from trainer.data import DataError, Images, open_dataset
     from trainer.robustness.command import parse_eps
 
+    check_writable(out)  # before the work
     loaded = load_defence(checkpoint)
     name = loaded.config["data"]["name"]
     images = open_dataset(name, data, "train", image_size=loaded.image_size)
@@ -225,14 +227,14 @@ def ablate(config: Path, out: Path, seeds: int, report: Path | None, **options: 
     help="How much to attack.",
 )
 @click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True)
-@click.option("--eps", default="8/255", show_default=True, help="Size of the perturbation; white is 1.")
+@click.option("--eps", help="Size of the perturbation; white is 1.  By default 8/255, of l2 128/255.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of attacks and draws."
 )
 @click.option("--against", type=click.Path(path_type=Path), help="Another one, on the same images.")
 @click.option("--backend", default="auto", show_default=True, help="What runs a bundle's engines.")
 @click.option("--precision", default="fp32", show_default=True, help="The engines' precision.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report as JSON.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the outcome as JSON.")
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for JSON, Markdown and plots.")
 @click.option("--into-bundle", is_flag=True, help="Add the figures to TARGET's bundle.json and model card.")
 @click.option("--record", is_flag=False, flag_value="", metavar="[PATH]",
@@ -269,14 +271,20 @@ def evaluate(
         if data is None:
             raise UsageError("--data: missing; name the folder with the data set")
         request = command.Request(target=target, data=data, **options)
-        if gate is not None and record is not None:
-            raise UsageError("--gate and --record: expected one of them; a gate holds what is on record")
         if gate is not None:
-            text = "\n".join(map(str, command.hold_gate(request, gate, on_progress)))
+            command.check_gate(_given())
+            text = "\n".join(map(str, command.hold_gate(request, gate, on_progress, json=json_path)))
         else:
             outputs = command.Outputs(json_path, report, record, into_bundle)
             text = render(command.run(request, outputs, on_progress))
     click.echo(text)
+
+
+def _given() -> list[str]:
+    """The running command's options that stand on its command line, as they are called there."""
+    context, source = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    options = context.command.params
+    return [option.opts[0] for option in options if context.get_parameter_source(option.name) is source]
 
 
 def _how_to_go_on(out: Path) -> str:

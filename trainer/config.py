@@ -2,8 +2,6 @@
 
 A misspelt key, a wrong type or an impossible value is a ``UsageError`` that names the key, the value and the
 choices.
-``--set section.key=value`` overrides one key, with the value read as TOML; another ``model.family`` leaves
-the file's purifier out.
 """
 
 from __future__ import annotations
@@ -20,10 +18,12 @@ except ModuleNotFoundError:  # Python 3.10
 
 from sdk.errors import UsageError
 from trainer.mistakes import explain
+from trainer.overrides import override
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Weight = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -107,7 +107,7 @@ class _Model(Section):
     n_classes: Count = 10
     image_size: Count = 32
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
+    std: tuple[Positive, Positive, Positive] = (0.2470, 0.2435, 0.2616)
     classifier: Classifier = Classifier()
 
 
@@ -115,6 +115,13 @@ class RenModel(_Model, tag_field="family", tag="ren"):
     """Random encoding networks."""
 
     purifier: RenPurifier = RenPurifier()
+
+    def __post_init__(self) -> None:
+        stride = self.purifier.patch // 2
+        if self.image_size % stride:
+            raise ValueError(
+                f"image_size: expected a multiple of {stride}, half of the patch, got {self.image_size}"
+            )
 
 
 class MaepModel(_Model, tag_field="family", tag="maep"):
@@ -148,10 +155,10 @@ class Optimizer(Section):
     batch_size: Count = 128  #: of all processes and micro-batches together
     micro_batches: Count = 1  #: parts that a process's batch is cut into, their gradients accumulated
     save_every: Annotated[int, msgspec.Meta(ge=0)] = 0  #: steps between two saves in an epoch; 0: none
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.2
-    purifier_learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.02
+    learning_rate: Positive = 0.2
+    purifier_learning_rate: Positive = 0.02
     warmup: Share = 0.2  #: share of the steps on which the learning rate rises
-    momentum: Share = 0.9
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
     weight_decay: Weight = 5e-4
     ema: Share = 0.999  #: decay a step of the averaged weights that are evaluated and exported
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
@@ -176,7 +183,10 @@ class Loss(Section):
 
 
 class CleanRecipe(Section, tag_field="kind", tag="clean"):
-    """No adversary of the classifier, only the label-free adversary of the code, within ``eps``."""
+    """No adversary of the classifier, only the label-free adversary of the code, within ``eps``.
+
+    The family "none" has no code: its classifier sees all images as they are.
+    """
 
     eps: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]
     raw_share: Share = 0.15  #: of a batch, that the classifier sees as it is
@@ -243,7 +253,7 @@ class Config(Section):
     data: Data
     model: Model
     recipe: Recipe
-    seed: int = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0  #: what a torch generator takes
     start: Start = Start()
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()
@@ -261,12 +271,11 @@ class Config(Section):
             )
 
 
-_FAMILY = ("model", "family")
-_RECIPES = {"ren": ("clean", "adversarial"), "maep": ("masked", "atop"), "none": ("adversarial",)}
+_RECIPES = {"ren": ("clean", "adversarial"), "maep": ("masked", "atop"), "none": ("clean", "adversarial")}
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Read a TOML config and apply ``section.key=value`` overrides."""
+    """Read a TOML config and apply ``section.key=value`` overrides; see ``trainer.overrides``."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -275,8 +284,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path}: not TOML: {error}") from None
-    for override in sorted(overrides, key=_is_not_of_family):
-        _override(tree, override)
+    override(tree, overrides)
     return from_dict(tree, where=f"config {path}")
 
 
@@ -291,26 +299,3 @@ def from_dict(tree: dict[str, Any], *, where: str) -> Config:
 def to_dict(config: msgspec.Struct) -> dict[str, Any]:
     """The config as plain JSON-able data."""
     return msgspec.to_builtins(config)
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *sections, leaf = key.strip().split(".")
-    if not equals or not leaf:
-        raise UsageError(f"--set {override}: expected section.key=value, for example optimizer.epochs=2")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a string
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise UsageError(f"--set {override}: {section!r} is a value, not a section")
-    if (*sections, leaf) == _FAMILY and tree.get(leaf) != value:
-        tree.pop("purifier", None)  # its keys are the other family's
-    tree[leaf] = value
-
-
-def _is_not_of_family(override: str) -> bool:
-    """Sorts the family first, so that it drops the file's purifier and none that an override describes."""
-    return tuple(override.partition("=")[0].strip().split(".")) != _FAMILY

@@ -13,6 +13,7 @@ from trainer import checkpoint
 from trainer.config import Config
 from trainer.data import DataSet
 from trainer.progress import Clock, Progress
+from trainer.resume import restore
 from trainer.run import Run, open_fabric
 
 Report = Callable[[Progress], None]
@@ -37,15 +38,18 @@ def fit(
         The path of ``best.pt``.
 
     Raises:
-        UsageError: ``out`` holds a run and ``resume`` is False, or its config is another one.
+        UsageError: ``out`` holds a run and ``resume`` is False, or its config or images are others; or the
+            config's numbers don't fit the images or the number of processes.
+        TrainingError: the loss diverged, or the defence collapsed again.
+        CheckpointError: a checkpoint can't be read or written.
     """
-    check_fit(config, training)
     fabric = open_fabric(config.optimizer.precision)
     fabric.launch()
+    check_fit(config, training, fabric.world_size)
     _prepare_folder(out, resume)
     run = Run(config, fabric, training, out)
     if resume:
-        run.restore(checkpoint.load(out / "last.pt"))
+        restore(run, checkpoint.load(out / "last.pt"))
     else:
         run.begin()
     if not fabric.is_global_zero:
@@ -63,8 +67,8 @@ def fit(
     return out / "best.pt"
 
 
-def check_fit(config: Config, training: DataSet) -> None:
-    """That the config's numbers fit the data."""
+def check_fit(config: Config, training: DataSet, n_processes: int) -> None:
+    """That the config's numbers fit the data and the processes."""
     if len(training.labels) != config.model.n_classes:
         raise UsageError(
             f"model.n_classes: expected {len(training.labels)}, the classes of the training images, "
@@ -74,6 +78,12 @@ def check_fit(config: Config, training: DataSet) -> None:
         raise UsageError(
             f"optimizer.batch_size: expected at most {len(training)}, the training images, "
             f"got {config.optimizer.batch_size}"
+        )
+    parts = n_processes * config.optimizer.micro_batches
+    if config.optimizer.batch_size % parts:  # parts of unequal size would have an equal say
+        raise UsageError(
+            f"optimizer.batch_size: expected a multiple of {parts}, the processes times "
+            f"optimizer.micro_batches, got {config.optimizer.batch_size}"
         )
 
 

@@ -25,13 +25,16 @@ def make_optimizer(defence: Defence, config: configs.Optimizer) -> Optimizer:
     groups = [group for group in groups if group["params"]]
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, betas=(config.momentum, 0.95))
-    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=True)
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
 def make_schedule(optimizer: Optimizer, config: configs.Optimizer, steps: int) -> LRScheduler:
     """One cycle over ``steps``, with each group's rate as its peak."""
     peaks = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=config.warmup, cycle_momentum=False)
+    warmup = config.warmup
+    if warmup * steps == 1:  # torch divides by the steps of the rise less one: begin at the peak
+        warmup *= 1 - 1e-9
+    return OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=warmup, cycle_momentum=False)
 
 
 def make_average(defence: Defence, decay: float) -> AveragedModel:

@@ -7,8 +7,10 @@ process takes its rows.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
-from sdk.errors import UsageError
-from trainer import checkpoint, objectives
-from trainer import config as configs
+from sdk.errors import EdgePurifyError
+from trainer import checkpoint, objectives, resume
 from trainer.config import AdversarialRecipe, AtopRecipe, Config, MaskedRecipe
 from trainer.data import DataSet, augment, keyed_generator
 from trainer.models import Draw, build
@@ -27,6 +28,10 @@ from trainer.optimization import make_average, make_optimizer, make_schedule
 from trainer.progress import Clock, Progress
 from trainer.start import begin
 from trainer.validation import blind_accuracy, clean_accuracy, pgd_accuracy, pictures
+
+
+class TrainingError(EdgePurifyError):
+    """A run can't go on: its numbers are none any more, or its defence collapsed again."""
 
 
 class Run:
@@ -41,6 +46,7 @@ class Run:
         self.steps = config.optimizer.epochs * self.steps_per_epoch
         self.step = 0
         self.best = self.best_probe = -1.0
+        self.rolled_back_to: int | None = None  # a step
         self.figures: dict[str, float] = {}
         self.ancestors: dict[str, Any] = {}
         self.defence = build(config.model, seed=config.seed)
@@ -49,7 +55,8 @@ class Run:
         self.averaged = make_average(self.defence, config.optimizer.ema).to(fabric.device)
         optimizer = make_optimizer(self.defence, config.optimizer)
         self.schedule = make_schedule(optimizer, config.optimizer, self.steps)
-        self.plain_objective = objectives.build(self.defence, config)
+        self.n_parts = fabric.world_size * config.optimizer.micro_batches  # of a global batch
+        self.plain_objective = objectives.build(self.defence, config, n_parts=self.n_parts)
         self.objective, self.optimizer = fabric.setup(self.plain_objective, optimizer)
 
     def begin(self) -> None:
@@ -88,7 +95,11 @@ class Run:
             yield images, batch.targets, generator
 
     def train_step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, float]:
-        """One update on a global batch; returns this process's terms of the loss."""
+        """One update on a global batch; returns this process's terms of the loss.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
         self.defence.train()
         draw = self.defence.draw(len(labels), generator, strength=self._mask_strength())
         noise = torch.rand(images.shape, generator=generator)
@@ -103,7 +114,11 @@ class Run:
         self.defence.after_update()
         self.averaged.update_parameters(self.defence)
         self.step += 1
-        return {name: float(term) for name, term in terms.items()}
+        values = {name: float(term) for name, term in terms.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss's term {name} is {value}")
+        return values
 
     def loss(
         self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, step: int
@@ -125,12 +140,9 @@ class Run:
         Every part takes each n-th row, so that what an objective does with the first share of a batch is done
         with the same images however many parts there are.
         """
-        n_parts = self.fabric.world_size * self.config.optimizer.micro_batches
-        first = self.fabric.global_rank * self.config.optimizer.micro_batches
-        return [
-            slice(part, batch_size, n_parts)
-            for part in range(first, first + self.config.optimizer.micro_batches)
-        ]
+        micro_batches = self.config.optimizer.micro_batches
+        first = self.fabric.global_rank * micro_batches
+        return [slice(part, batch_size, self.n_parts) for part in range(first, first + micro_batches)]
 
     def _mask_strength(self) -> float:
         """From 0 to 1 between the two shares of training that the config names."""
@@ -170,16 +182,37 @@ class Run:
         return collapsed
 
     def roll_back(self) -> None:
-        """To the last epoch's checkpoint, and on from there with two attack steps."""
-        self.restore(checkpoint.load(self.out / "last.pt"))
-        self.plain_objective.attack_steps = 2
+        """To the last epoch's end, and on from there with one attack step more than led to the collapse.
+
+        Raises:
+            TrainingError: the run was rolled back to there before, and collapsed again.
+        """
+        steps = self.plain_objective.steps_at((self.step - 1) / self.steps)
+        before = self.rolled_back_to
+        resume.restore(self, checkpoint.load(self.out / "epoch.pt"))
+        if self.step == before:
+            raise TrainingError(
+                f"{self.out}: robust accuracy collapsed again from step {self.step} on, with {steps} attack "
+                "steps; lower optimizer.learning_rate or recipe.eps, and begin anew in another --out"
+            )
+        self.rolled_back_to = self.step
+        self.plain_objective.attack_steps = steps + 1
+        self.save()  # or --resume would collapse first
 
     def is_save_due(self) -> bool:
         every = self.config.optimizer.save_every
         return bool(every) and self.step % every == 0 and self.step % self.steps_per_epoch != 0
 
     def save(self, figures: dict[str, float] | None = None) -> None:
-        """``last.pt``; at an epoch's end, with ``figures``, also ``best.pt`` if they are the best."""
+        """``last.pt``; at an epoch's end, with ``figures``, also ``best.pt`` if they are the best.
+
+        A recipe that may collapse also leaves ``epoch.pt``, the state that ``roll_back`` returns to.
+
+        Raises:
+            TrainingError: a weight is not finite; the checkpoints stay as they are.
+            CheckpointError: a checkpoint can't be written.
+        """
+        self._check_weights()
         is_best = False
         if figures is not None:
             self.figures = figures
@@ -187,57 +220,30 @@ class Run:
             is_best = score >= self.best
             self.best = max(self.best, score)
         if self.fabric.is_global_zero:
-            state = self._state()
+            state = resume.state_of(self)
             if is_best:  # before the one that --resume goes on from, or a kill between the two would lose it
                 checkpoint.save(self.out / "best.pt", state)
+            if figures is not None and "robust_now" in figures:
+                checkpoint.save(self.out / "epoch.pt", state)
             checkpoint.save(self.out / "last.pt", state)
         self.fabric.barrier()
 
-    def _state(self) -> dict[str, Any]:
-        config = configs.to_dict(self.config)
-        position = {
-            "step": self.step,
-            "best": self.best,
-            "best_probe": self.best_probe,
-            "figures": self.figures,
-        }
-        return {
-            "config": config,
-            "labels": list(self.training.labels),
-            "model": self.defence.state_dict(),
-            "averaged": self.averaged.module.state_dict(),
-            "n_averaged": self.averaged.n_averaged,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "position": {**position, "attack_steps": getattr(self.plain_objective, "attack_steps", 1)},
-            "provenance": {
-                "config": config,
-                "epochs": self.epoch,
-                "training_images": len(self.training),
-                "validation_accuracy": self.figures,
-                "torch": str(torch.__version__),
-                "ancestors": self.ancestors,
-            },
-        }
+    def _check_weights(self) -> None:
+        weights = (*self.defence.state_dict().values(), *self.averaged.module.state_dict().values())
+        finite = [tensor.isfinite().all() for tensor in weights if tensor.is_floating_point()]
+        if not torch.stack(finite).all():
+            raise self._diverged("a weight is not finite")
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go to a saved state."""
-        # decoded, so that a run goes on which began before the config had a key that it has now
-        if configs.from_dict(state["config"], where=f"checkpoint {self.out / 'last.pt'}") != self.config:
-            raise UsageError(
-                f"--resume: {self.out} holds a run of another config; give that one, or another --out"
-            )
-        self.defence.load_state_dict(state["model"])
-        self.averaged.module.load_state_dict(state["averaged"])
-        self.averaged.n_averaged.copy_(state["n_averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        position = state["position"]
-        self.step, self.best, self.best_probe = (position[key] for key in ("step", "best", "best_probe"))
-        self.figures = position["figures"]
-        self.ancestors = state["provenance"]["ancestors"]
-        if hasattr(self.plain_objective, "attack_steps"):
-            self.plain_objective.attack_steps = position["attack_steps"]
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{self.out}: step {self.step}: {what}; lower optimizer.learning_rate or "
+            "optimizer.purifier_learning_rate, and begin anew in another --out"
+        )
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Of the training images; see ``trainer.resume``."""
+        return resume.digest_of(self.training)
 
 
 def open_fabric(precision: str) -> Fabric:

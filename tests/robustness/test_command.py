@@ -6,11 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from export.lower import Lowering, lower_bundle
 from export.writer import write_bundle
 from sdk.errors import UsageError
 from trainer import config as configs
@@ -18,7 +20,11 @@ from trainer.checkpoint import Loaded, finish
 from trainer.cli import main
 from trainer.data import CIFAR10_LABELS
 from trainer.models import build
+from trainer.robustness import command
+from trainer.robustness.ball import Ball
 from trainer.robustness.command import parse_eps
+from trainer.robustness.evaluate import Settings
+from trainer.robustness.gate import Change
 from trainer.robustness.report import from_json
 
 
@@ -84,8 +90,11 @@ def test_quick_budget_writes_a_report_and_a_record(bundle: Path, data: Path, tmp
         "report.md",
         "ladder.png",
     }
-    held = run(bundle, "--data", data, "--gate", tmp_path / "stored.npz")
+    held = run(bundle, "--data", data, "--gate", tmp_path / "stored.npz", "--json", tmp_path / "gate.json")
     assert held.exit_code == 0, held.output
+    changes = msgspec.json.decode((tmp_path / "gate.json").read_bytes(), type=list[Change])
+    assert [change.rung for change in changes] == ["clean", "blind", "bpda-purifier", "pgd"]
+    assert {change.points for change in changes} == {0.0}
     assert re.search(r"^pgd +(\d+\.\d %), now \1: \+0\.0 points$", held.output, re.MULTILINE)
 
 
@@ -112,8 +121,11 @@ def test_a_bundle_that_recognizes_less_fails_the_gate(recorded: Path, data: Path
     with np.load(recorded / "robustness.npz") as stored:
         arrays = {name: np.ones_like(a) if name.startswith("chance/") else a for name, a in stored.items()}
     np.savez(tmp_path / "perfect.npz", **arrays)
-    held = run(recorded, "--data", data, "--gate", tmp_path / "perfect.npz")
+    report = tmp_path / "gate.json"
+    held = run(recorded, "--data", data, "--gate", tmp_path / "perfect.npz", "--json", report)
     assert held.exit_code == 3
+    (change,) = msgspec.json.decode(report.read_bytes(), type=list[Change])
+    assert change.before == 1 > change.now
     assert_one_line(
         held, r"tiny, fp32: recognizes fewer images than .*perfect\.npz has on record, .*: clean -\d"
     )
@@ -150,9 +162,10 @@ def test_a_gate_on_other_images_is_refused(recorded: Path, data: Path, tmp_path:
         (("--precision", "int4"), 2, "precision: expected one of"),
         (("--draws", "5000"), 2, "--draws 5000: tiny has 1104 different draws"),
         (("--against", "nowhere"), 2, "nowhere: no such file or folder"),
-        (("--gate",), 2, "--gate: tiny is a bundle without a record; make one by --record"),
-        (("--gate", "nowhere"), 1, "nowhere: can't be read: No such file"),
-        (("--gate", "--record"), 2, "--gate and --record: expected one of them"),
+        (("--norm", "l2", "--eps", "128"), 2, r"eps: expected at most 55\.43, .* got 128; 128/255 is usual"),
+        (("--json", "."), 2, r"--json \.: can't be written: Is a directory"),
+        (("--report", "/dev/null/x"), 2, "--report /dev/null/x: can't be written: Not a directory"),
+        (("--record", "/dev/null/x"), 2, "--record /dev/null/x: can't be written: Not a directory"),
     ],
 )
 def test_refusals_are_one_line(
@@ -161,6 +174,79 @@ def test_refusals_are_one_line(
     found = run(bundle, "--data", data, "--work", tmp_path, "--budget", "clean", *options)
     assert found.exit_code == code
     assert_one_line(found, reason)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (("--gate",), 2, "--gate: tiny is a bundle without a record; make one by --record"),
+        (("--gate", "nowhere"), 1, "nowhere: can't be read: No such file"),
+        (("--gate", "--record"), 2, "--gate and --record: expected one of them"),
+        (("--gate", "--report", "report"), 2, "--gate and --report: expected one of them"),
+        (("--gate", "--into-bundle"), 2, "--gate and --into-bundle: expected one of them"),
+        (("--gate", "--against", "other"), 2, "--gate and --against: expected one of them"),
+        (("--gate", "--images", "4"), 2, "--gate and --images: expected one of them"),
+        (("--gate", "--draws", "4"), 2, "--gate and --draws: expected one of them"),
+        (("--gate", "--budget", "quick"), 2, "--gate and --budget: expected one of them"),
+        (("--gate", "--norm", "linf"), 2, "--gate and --norm: expected one of them"),
+        (("--gate", "--eps", "8/255"), 2, "--gate and --eps: expected one of them"),
+        (("--gate", "--seed", "0"), 2, "--gate and --seed: expected one of them"),
+    ],
+)
+def test_refusals_of_a_gate_are_one_line(
+    options: tuple[str, ...], code: int, reason: str, bundle: Path, data: Path
+) -> None:
+    found = run(bundle, "--data", data, *options)
+    assert found.exit_code == code
+    assert_one_line(found, reason)
+
+
+def test_a_gate_whose_json_cannot_be_written_is_one_line(recorded: Path, data: Path) -> None:
+    found = run(recorded, "--data", data, "--gate", "--json", ".")
+    assert found.exit_code == 2
+    assert_one_line(found, r"--json \.: can't be written: Is a directory")
+
+
+def test_what_cannot_be_written_is_told_before_the_work(bundle: Path, data: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text("kept")
+    options = ("--data", data, "--budget", "clean", "--work", tmp_path / "work")
+    found = run(bundle, *options, "--json", kept, "--record", tmp_path / "nowhere" / "record.npz")
+    assert found.exit_code == 2
+    assert_one_line(found, r"--record .*nowhere/record\.npz: can't be written: No such file or directory")
+    assert not (tmp_path / "work").exists()
+    assert kept.read_text() == "kept"
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 128 / 255)])
+def test_eps_is_customary_in_its_norm(
+    norm: str, eps: float, bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Ball] = []
+
+    def stop(target: object, images: object, settings: Settings) -> None:
+        made.append(settings.ball)
+        raise UsageError("stopped")
+
+    monkeypatch.setattr(command, "evaluate", stop)
+    run(bundle, "--data", data, "--images", 2, "--norm", norm, "--work", tmp_path)
+    assert made == [Ball(norm, eps)]
+
+
+def test_another_bundle_is_judged_in_the_same_precision(bundle: Path, data: Path, tmp_path: Path) -> None:
+    """Where it has it; otherwise the report says what judged it."""
+    lowered = Path(shutil.copytree(bundle, tmp_path / "lowered"))
+    lower_bundle(lowered, Lowering(("fp16",)), n_images=4)
+    remarks = []
+    for other in (lowered, bundle):
+        options = ("--data", data, "--budget", "clean", "--work", tmp_path / "work", "--precision", "fp16")
+        found = run(
+            lowered, *options, "--backend", "onnxruntime", "--against", other, "--json", tmp_path / "a"
+        )
+        assert found.exit_code == 0, found.output
+        remarks.append(from_json((tmp_path / "a").read_bytes()).comparison.remarks)
+    assert remarks[0] == ()
+    assert re.fullmatch(r"judged by onnxruntime \S+ fp32 engines", *remarks[1])
 
 
 def test_needs_data_and_a_target(bundle: Path, tmp_path: Path) -> None:

@@ -98,6 +98,22 @@ def test_suspicion_is_evaded_by_who_knows_of_it(evaluation: Evaluation) -> None:
     area = evaluation.report.suspicion.area
     assert set(area) == {"blind", "evade both"}
     assert all(0 <= value <= 1 for value in area.values())
+    for name, roc in evaluation.report.suspicion.roc.items():
+        false, true = roc.false_positive_rate, roc.true_positive_rate
+        assert len(false) == len(true) == 101
+        assert (false[0], false[-1], true[-1]) == (0, 1, 1)
+        assert list(true) == sorted(true)
+        assert torch.trapezoid(*map(torch.tensor, (true, false))) == pytest.approx(
+            area[name], abs=0.1
+        )  # of 10 images
+
+
+def test_a_report_without_the_curve_is_read(evaluation: Evaluation) -> None:
+    tree = msgspec.json.decode(to_json(evaluation.report))
+    del tree["suspicion"]["roc"]
+    old = from_json(msgspec.json.encode(tree))
+    assert old.suspicion.area == evaluation.report.suspicion.area
+    assert old.suspicion.roc == {}
 
 
 def test_engines_and_twin_say_the_same(ren: Defence, ren_bundle: Path, few: Images) -> None:
@@ -135,7 +151,7 @@ def test_the_report_survives_json_and_reads_worst_first(evaluation: Evaluation) 
 def test_plots(evaluation: Evaluation, ren: Defence, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need it; pip install 'edge-purify[train]'")
     paths = plots.draw(evaluation.report, evaluation.outcomes, ren, tmp_path)
-    assert [path.name for path in paths] == ["ladder.png", "eps.png", "examples.png"]
+    assert [path.name for path in paths] == ["ladder.png", "eps.png", "suspicion.png", "examples.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
@@ -186,35 +202,17 @@ def test_a_bundle_without_a_twin_gets_square_alone_and_says_so(
     assert any(remark.startswith("pgd: left out, the bundle has no twin") for remark in report.remarks)
 
 
-def test_beside_another_defence_on_the_same_images(
-    evaluation: Evaluation, ren_bundle: Path, few: Images, tmp_path: Path
-) -> None:
-    budget = Budget("test", ("clean", "pgd"), images=8, draws=3, steps=3, samples=3)
-    with open_target(ren_bundle) as target:
-        report = evaluate(target, few[:8], Settings(budget, BALL, tmp_path), against=target).report
-    assert set(report.comparison.gain) == {"per-image worst", "clean", "pgd"}
-    assert {gain.points for gain in report.comparison.gain.values()} == {0.0}
-    assert "### Beside ren-digits, same images and seed" in render(report)
-    assert from_json(to_json(report)) == report
+def test_a_defence_without_randomness_is_drawn_once(undefended: Defence, few: Images, tmp_path: Path) -> None:
+    budget = Budget("test", ("clean",), images=4, draws=10)
+    target = as_target(undefended, "plain", n_draws=1)
+    report = evaluate(target, few[:4], Settings(budget, BALL, tmp_path)).report
+    assert report.rungs[0].counts.draws == 1
+    assert report.remarks == ("draws: 1 instead of 10, there being no more",)
 
 
-def test_a_stronger_twin_beside_is_paired_with_its_interval(
-    hardened: Defence, ren_bundle: Path, few: Images, tmp_path: Path
-) -> None:
-    """Adversarially trained, at equal cost: what a clean-trained REN is to be held against."""
-    other = as_target(hardened, "hardened", n_draws=2)
-    budget = Budget("test", ("clean", "bpda-shrinkage", "pgd"), images=30, draws=4, steps=8, samples=3)
-    with open_target(ren_bundle) as target:
-        report = evaluate(target, few, Settings(budget, BALL, tmp_path), against=other).report
-    gain = report.comparison.gain["pgd"]
-    ours, theirs = report.rungs[-1].counts.expected.share, report.comparison.rungs[-1].counts.expected.share
-    assert gain.points == pytest.approx(100 * (ours - theirs))
-    assert gain.low < gain.points < gain.high < 0
-    assert "bpda-shrinkage" not in report.comparison.gain
-    text = render(report)
-    assert f"| {gain} |" in text
-    assert "- hardened, bpda-shrinkage: left out, the purifier has no shrinkage." in text
-    assert "- hardened, draws: 2 instead of 4, there being no more." in text
+def test_an_eps_beyond_every_image_is_refused(undefended: Defence, few: Images, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"eps: expected at most 27\.71"):
+        evaluate(as_target(undefended, "a"), few, Settings(BUDGETS["clean"], Ball("l2", 128.0), tmp_path))
 
 
 def test_without_an_attack_there_is_no_worst(ren_bundle: Path, few: Images, tmp_path: Path) -> None:

@@ -130,17 +130,3 @@ def test_progress_ends_with_all_images(images: Images, tmp_path: Path) -> None:
         on_progress=lambda *step: told.append(step),
     )
     assert told == [("clean", 0, 7), ("clean", 3, 7), ("clean", 6, 7), ("clean", 7, 7)]
-
-
-def test_a_damaged_batch_is_made_anew(tmp_path: Path) -> None:
-    store = Store(tmp_path, "key")
-    store.save("batch", {"x": torch.ones(2)})
-    assert store.load("batch")["x"].tolist() == [1, 1]
-    file = store.folder / "batch.pt"
-    file.write_bytes(file.read_bytes()[:100])
-    assert store.load("batch") is None
-    assert store.load("absent") is None
-
-
-def test_another_key_has_another_folder(tmp_path: Path) -> None:
-    assert Store(tmp_path, ("a", 1)).folder != Store(tmp_path, ("a", 2)).folder

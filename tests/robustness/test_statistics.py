@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.robustness.statistics import chance, count, roc_area, wilson
+from trainer.robustness.statistics import chance, count, roc_area, roc_at, wilson
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,21 @@ def test_roc_area_by_hand() -> None:
     assert roc_area(clean, clean) == 0.5
     assert roc_area(clean, torch.tensor([0.2])) == pytest.approx(0.5)
     assert roc_area(clean, torch.tensor([0.0])) == 0
+
+
+def test_roc_by_hand() -> None:
+    rates = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    clean = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    assert roc_at(rates, clean, torch.tensor([0.5, 0.25])).tolist() == [0.5, 0.5, 1, 1, 1]
+    assert roc_at(rates, clean, torch.tensor([0.0])).tolist() == [0, 0, 0, 0, 1]
+    ties = torch.full((4,), 0.3)
+    assert roc_at(rates, ties, ties).tolist() == rates.tolist()  # as a coin would do
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.integers(0, 9), min_size=1, max_size=30)
+)
+def test_the_area_is_that_under_the_roc(negatives: list[int], positives: list[int]) -> None:
+    scores = [torch.tensor(values) / 10 for values in (negatives, positives)]
+    rates = torch.arange(100_001, dtype=torch.float64) / 100_000
+    assert float(roc_at(rates, *scores).mean()) == pytest.approx(roc_area(*scores), abs=1e-3)

@@ -18,12 +18,13 @@ from click.testing import CliRunner, Result
 
 from export.onnx import engine_bytes
 from sdk.errors import UsageError
-from tests.trainer.conftest import CONFIGS, read_digits
+from tests.trainer.conftest import CONFIGS, full_disk, read_digits
 from trainer import config as configs
 from trainer.ablation.arms import FULL, Variant, plan
 from trainer.ablation.report import difference, render
-from trainer.ablation.single import Outcome, Task, Timing
+from trainer.ablation.single import Outcome, Task, Timing, _write
 from trainer.ablation.workers import AblationError, carry_out_all
+from trainer.checkpoint import CheckpointError
 from trainer.cli import main
 from trainer.models import Defence, build
 
@@ -340,3 +341,15 @@ def assert_one_line(result: Result, words: str) -> None:
     assert len(lines) == 1, result.output
     assert lines[0].startswith("edge-train: error: ")
     assert words in lines[0]
+
+
+def test_a_full_disk_leaves_the_old_figures(tmp_path: Path) -> None:
+    path, config = tmp_path / "outcome.json", plan(SHIPPED, seeds=1)[0].config
+    old, new = (Outcome("full", 0, config, 1, {"clean": [1] * n}, {}, None, 0.0, 1) for n in (1, 2000))
+    _write(path, old)
+    before = path.read_bytes()
+    told = r"outcome\.json: can't be written: File too large; free some space"
+    with full_disk(), pytest.raises(CheckpointError, match=told):
+        _write(path, new)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["outcome.json"]

@@ -131,7 +131,8 @@ def test_a_bound_on_another_scale_is_refused(eps: float, defence: Defence, image
 
 def test_files_that_hold_no_bank_are_refused(bank: Bank, tmp_path: Path) -> None:
     path = tmp_path / "bank.npz"
-    with pytest.raises(DataError, match="no such file"):
+    told = "no such file; 'edge-train bank CHECKPOINT --data DIR --out FILE' makes one"
+    with pytest.raises(DataError, match=told):
         Bank.load(path)
     bank.save(path)
     whole = path.read_bytes()
@@ -151,3 +152,9 @@ def test_files_that_hold_no_bank_are_refused(bank: Bank, tmp_path: Path) -> None
 def test_a_folder_that_can_not_be_written_is_told(bank: Bank, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bank .*: can't be written: No such file or directory"):
         bank.save(tmp_path / "absent" / "bank.npz")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "absent" / "bank.npz", tmp_path / "file" / "bank.npz", tmp_path):
+        with pytest.raises(DataError, match=r"bank .*: can't be written: "):
+            banks.check_writable(path)
+    banks.check_writable(tmp_path / "bank.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

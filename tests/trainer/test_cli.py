@@ -161,6 +161,23 @@ def test_a_user_s_mistakes_are_one_line(cifar: Path, tmp_path: Path) -> None:
     assert_one_line(run("bank", tmp_path / "a.pt", "--data", cifar, "--out", tmp_path / "b.npz"), 1, "a.pt")
 
 
+def test_a_bank_s_place_is_tried_before_the_work(cifar: Path, tmp_path: Path) -> None:
+    out = tmp_path / "absent" / "b.npz"
+    assert_one_line(
+        run("bank", tmp_path / "a.pt", "--data", cifar, "--out", out), 1, f"{out}: can't be written"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_several_processes_the_first_says_what_was_written(
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "fit", lambda *given, **options: Path("best.pt"))
+    assert train(cifar, tmp_path / "run").output == "wrote best.pt\n"
+    monkeypatch.setenv("RANK", "1")
+    assert train(cifar, tmp_path / "run").output == ""
+
+
 def assert_one_line(result: Result, exit_code: int, words: str) -> None:
     lines = result.output.strip().splitlines()
     assert result.exit_code == exit_code, result.output

@@ -49,6 +49,12 @@ def test_an_override_changes_one_key() -> None:
         ("recipe.raw_share=0.9", ["attacked_share", "raw_share"]),
         ("model.purifier.atoms_kept=97", ["atoms_kept", "96", "97"]),
         ("loss.mask_ramp=[0.8, 0.5]", ["mask_ramp", "0.8"]),
+        ("optimizer.momentum=1", ["optimizer.momentum: expected float < 1.0, got 1"]),
+        ("optimizer.momentum=-0.1", ["optimizer.momentum: expected float >= 0.0, got -0.1"]),
+        ("model.std=[0.2, 0.2, 0]", ["model.std.2: expected float > 0.0, got 0"]),
+        ("model.image_size=15", ["model.image_size: expected a multiple of 2, half of the patch, got 15"]),
+        ("seed=-1", ["seed: expected int >= 0, got -1"]),
+        ("seed=9223372036854775808", ["seed: expected int <= 9223372036854775807, got 9223372036854775808"]),
         ("model.classifier.widths=[64]", ["widths", "[64]"]),
         ("epochs", ["section.key=value"]),
         ("name.first=x", ["'name' is a value"]),
@@ -78,6 +84,18 @@ def test_a_key_that_is_left_out_is_named_with_its_choices() -> None:
         configs.from_dict({key: value for key, value in whole.items() if key != "name"}, where="where")
     with pytest.raises(UsageError, match=r"^where: : expected a section, got 3$"):
         configs.from_dict(3, where="where")
+
+
+def test_what_a_shipped_config_starts_from_is_what_a_shipped_config_makes() -> None:
+    shipped = {config.name: config for config in map(configs.load, SHIPPED)}
+    for config in shipped.values():
+        for part in ("purifier", "classifier"):
+            path = getattr(config.start, part)
+            if path is not None:
+                runs, name, _ = path.split("/")
+                assert (runs, path) == ("runs", f"runs/{name}/best.pt")
+                assert shipped[name].model.classifier == config.model.classifier
+                assert shipped[name].data.name == config.data.name
 
 
 def test_a_missing_and_a_broken_file_are_named(tmp_path: Path) -> None:

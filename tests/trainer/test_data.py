@@ -437,6 +437,22 @@ def test_test_images_keep_the_labels_of_training(folders: Path) -> None:
     assert dataset.targets.tolist() == [1]
 
 
+def test_the_first_test_images_of_folders_are_of_every_class(tmp_path: Path) -> None:
+    """Always the same ones, and training's stay in order: a run shuffles those itself."""
+    for split in ("train", "val"):
+        for index in range(60):
+            _picture(tmp_path / split / f"class-{index // 20}" / f"{index:02d}.png", 4, 4)
+    train, test, again = (
+        open_dataset("imagenet", tmp_path, split, image_size=4) for split in ("train", "test", "test")
+    )
+    assert set(test[:12].targets.tolist()) == {0, 1, 2}
+    assert sorted(test.paths) == list(train.paths)
+    assert all(
+        path.startswith(f"class-{row}/") for path, row in zip(test.paths, test.targets.tolist(), strict=True)
+    )
+    assert again.paths == test.paths != train.paths
+
+
 def test_a_test_class_unknown_to_training_is_named(folders: Path) -> None:
     _picture(folders / "imagenet/val/bee/0.png")
     with pytest.raises(DataError, match=r"val/bee: a class that .*train lacks"):

@@ -1,4 +1,4 @@
-"""The loop: it learns, it resumes exactly, it rolls back a collapse, and two processes equal one."""
+"""The loop: it learns, two processes equal one, and what can't be trained is told before it is tried."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from sdk.errors import UsageError
-from tests.trainer.conftest import read_digits, small
-from trainer import checkpoint
+from tests.trainer.conftest import Prepare, full_disk, read_digits, small
+from trainer import checkpoint, objectives
+from trainer.config import Config
 from trainer.data import Images
 from trainer.fit import fit
+from trainer.models import build
 from trainer.progress import Progress
-from trainer.run import Run
-
-RECIPES = ("ren-cifar10-edge-clean", "ren-cifar10-edge-at")
-
-
-class Killed(Exception):
-    """Stands for a kill: raised from the reporter."""
+from trainer.run import Run, open_fabric
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -31,54 +26,89 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return {**state["model"], **{f"averaged.{name}": value for name, value in state["averaged"].items()}}
 
 
-@pytest.mark.parametrize("name", [*RECIPES, "plain-cifar10-edge-at"])
-def test_the_loss_falls_and_the_checkpoint_classifies(name: str, digits: Images, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("ren-cifar10-edge-clean", 0.8),
+        ("ren-cifar10-edge-at", 0.8),
+        ("plain-cifar10-edge-at", 0.8),
+        ("wrn-28-10-cifar10", 0.8),
+        ("maep-cifar10-edge", 0.8),
+        ("maep-cifar10-edge-adapters", 0.97),  # they begin with a purifier that has learnt
+        ("maep-cifar10-edge-atop", 0.95),
+    ],
+)
+def test_the_loss_falls_and_the_checkpoint_classifies(
+    name: str, left: float, prepare: Prepare, digits: Images, tmp_path: Path
+) -> None:
     losses: list[float] = []
-    config = small(name, "optimizer.epochs=5", "recipe.eps=0.02")
+    overrides, training, validation = prepare(name)
+    config = small(name, "optimizer.epochs=5", "recipe.eps=0.02", *overrides)
 
     def report(progress: Progress) -> None:
         if progress.validation:
             losses.append(next(iter(progress.terms.values())))
 
-    fit(config, digits[:1200], digits[1200:], tmp_path, report=report)
-    assert losses[-1] < 0.8 * losses[0]
+    fit(config, training, validation, tmp_path, report=report)
+    assert losses[-1] < left * losses[0]
     loaded = checkpoint.load_defence(tmp_path / "last.pt")
     draw = loaded.defence.draw(597, torch.Generator().manual_seed(0))
     guesses = loaded.defence(digits.pixels[1200:].float() / 255, draw).argmax(1)
     assert (guesses == digits.targets[1200:]).float().mean() > 0.6
+    assert all(tensor.isfinite().all() for tensor in loaded.defence.state_dict().values())
     assert loaded.labels == digits.labels
     assert loaded.provenance["epochs"] == 5
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize(
-    "killed_at", [7, 13]
-)  # the epochs have 10 steps; checkpoints lie at 4, 8, 10, 14, ...
-def test_a_killed_and_resumed_run_equals_an_unbroken_one(
-    name: str, killed_at: int, digits: Images, tmp_path: Path
+def test_a_classifier_alone_trains_on_images_as_they_are(digits: Images) -> None:
+    """Whatever the clean recipe says of codes: the loss is the cross-entropy, and nothing is purified."""
+    config = small("wrn-28-10-cifar10")
+    defence = build(config.model, seed=0)
+    images, generator = digits.pixels[:16].float() / 255, torch.Generator().manual_seed(0)
+    draw, noise = defence.draw(16, generator), torch.rand(images.shape, generator=generator)
+    loss, terms = objectives.build(defence, config)(
+        images, digits.targets[:16], draw, noise, step=0, share=0.0
+    )
+    expected = torch.nn.functional.cross_entropy(defence.classify(images, draw), digits.targets[:16])
+    torch.testing.assert_close(loss, expected)
+    assert set(terms) == {"cross_entropy", "accuracy"}
+
+
+def test_without_a_code_adversary_the_terms_are_numbers(digits: Images, tmp_path: Path) -> None:
+    seen: list[dict[str, float]] = []
+    config = small("ren-cifar10-edge-clean", "optimizer.epochs=1", "recipe.attacked_share=0")
+    fit(config, digits[:192], digits[192:224], tmp_path, report=lambda progress: seen.append(progress.terms))
+    assert 0 < seen[-1]["reconstruction"] < 1
+    assert seen[-1]["code_stability"] == 0
+
+
+@pytest.mark.parametrize(("warmup", "n_images"), [(0.2, 320), (1.0, 64), (0.5, 128), (0.0, 128)])
+def test_a_rise_of_one_step_or_none_begins_at_the_peak(
+    warmup: float, n_images: int, digits: Images, tmp_path: Path
 ) -> None:
-    config = small(name, "optimizer.save_every=4", "loss.mask_ramp=[0.2, 0.6]", "recipe.eps=0.02")
-    training, validation = digits[:640], digits[640:740]
-    fit(config, training, validation, tmp_path / "unbroken")
+    """The first three rise for one step, by which torch's schedule would divide by zero."""
+    config = small("ren-cifar10-edge-clean", "optimizer.epochs=1", f"optimizer.warmup={warmup}")
+    run = Run(config, open_fabric("32-true"), digits[:n_images], tmp_path)
+    rates = []
+    for _ in range(run.steps):
+        rates.append(run.optimizer.param_groups[0]["lr"])
+        run.optimizer.step()
+        run.schedule.step()
+    if len(rates) > 1:
+        assert rates[0] > 0.1
+    assert rates == sorted(rates, reverse=True)
 
-    def kill(progress: Progress) -> None:
-        if progress.step == killed_at:
-            raise Killed
 
-    with pytest.raises(Killed):
-        fit(config, training, validation, tmp_path / "broken", report=kill)
-    fit(config, training, validation, tmp_path / "broken", resume=True)
-    unbroken, resumed = weights(tmp_path / "unbroken" / "last.pt"), weights(tmp_path / "broken" / "last.pt")
-    assert unbroken.keys() == resumed.keys()
-    for key, value in unbroken.items():
-        assert torch.equal(value, resumed[key]), key
+def test_sgd_without_momentum_trains(digits: Images, tmp_path: Path) -> None:
+    config = small("ren-cifar10-edge-clean", "optimizer.epochs=1", "optimizer.momentum=0")
+    fit(config, digits[:64], digits[64:96], tmp_path)
 
 
 def test_micro_batches_accumulate_to_the_same_update(digits: Images, tmp_path: Path) -> None:
-    """With norms that take no batch statistics, and terms that are means over images."""
+    """With norms that take no batch statistics."""
     ends = []
     for parts in (1, 2):
-        config = _decomposable(f"optimizer.micro_batches={parts}")
+        config = _three_steps(f"optimizer.micro_batches={parts}")
         with _frozen_norms():
             fit(config, digits[:192], digits[192:200], tmp_path / str(parts))
         ends.append(weights(tmp_path / str(parts) / "last.pt"))
@@ -89,7 +119,7 @@ def test_micro_batches_accumulate_to_the_same_update(digits: Images, tmp_path: P
 def test_two_processes_equal_one(digits: Images, tmp_path: Path) -> None:
     """Three steps; what batch norms do under data parallelism is in the README."""
     with _frozen_norms():
-        fit(_decomposable(), digits[:192], digits[192:200], tmp_path / "one")
+        fit(_three_steps(), digits[:192], digits[192:200], tmp_path / "one")
     program = (
         "from pathlib import Path; from tests.trainer import test_fit; "
         f"test_fit.run_as_worker(Path({str(tmp_path / 'two')!r}))"
@@ -115,29 +145,7 @@ def run_as_worker(out: Path) -> None:
     """What each of the two processes runs."""
     digits = read_digits()
     with _frozen_norms():
-        fit(_decomposable(), digits[:192], digits[192:200], out)
-
-
-def test_a_collapse_rolls_back_and_goes_on_with_two_steps(
-    digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    probes = iter([0.5, 0.1, 0.5, 0.5])
-
-    def validate(run: Run, images: Images) -> dict[str, float]:
-        return {"purified": 0.5, "raw": 0.5, "robust": 0.5, "robust_now": next(probes)}
-
-    monkeypatch.setattr(Run, "validate", validate)
-    seen: list[tuple[int, int]] = []
-    config = small("ren-cifar10-edge-at", "optimizer.epochs=3")
-    fit(
-        config,
-        digits[:128],
-        digits[128:160],
-        tmp_path,
-        report=lambda progress: seen.append((progress.step, progress.epoch)) if progress.validation else None,
-    )
-    assert [step for step, _ in seen] == [2, 2, 4, 6]  # the second epoch was done twice
-    assert checkpoint.load(tmp_path / "last.pt")["position"]["attack_steps"] == 2
+        fit(_three_steps(), digits[:192], digits[192:200], out)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(digits: Images, tmp_path: Path) -> None:
@@ -154,6 +162,12 @@ def test_a_config_that_does_not_fit_the_data_is_named(digits: Images, tmp_path: 
         fit(small("ren-cifar10-edge-clean", "model.n_classes=7"), digits[:64], digits[64:96], tmp_path)
     with pytest.raises(UsageError, match=r"optimizer\.batch_size: expected at most 32"):
         fit(small("ren-cifar10-edge-clean"), digits[:32], digits[64:96], tmp_path)
+    for parts in (3, 65):  # unequal parts would have an equal say
+        config = small("ren-cifar10-edge-clean", f"optimizer.micro_batches={parts}")
+        told = rf"optimizer\.batch_size: expected a multiple of {parts}, the processes times .*, got 64"
+        with pytest.raises(UsageError, match=told):
+            fit(config, digits[:64], digits[64:96], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
@@ -167,11 +181,22 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "foreign.pt")
 
 
-def _decomposable(*overrides: str) -> Any:
-    """Three steps of a loss that is a mean over images."""
-    return small(
-        "ren-cifar10-edge-at", "optimizer.epochs=1", "loss.diversity=0", "loss.code_stability=0", *overrides
-    )
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"weights": torch.ones(2)})
+    told = r"checkpoint .*last\.pt: can't be written: File too large; free some space and --resume"
+    with full_disk(), pytest.raises(checkpoint.CheckpointError, match=told) as caught:
+        checkpoint.save(path, {"weights": torch.ones(10_000)})
+    assert "\n" not in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.pt"]
+    assert checkpoint.load(path)["weights"].tolist() == [1, 1]
+    with pytest.raises(checkpoint.CheckpointError, match="can't be written: No such file or directory"):
+        checkpoint.save(tmp_path / "absent" / "last.pt", {})
+
+
+def _three_steps(*overrides: str) -> Config:
+    """Of the shipped loss, each with diversity."""
+    return small("ren-cifar10-edge-at", "optimizer.epochs=1", "loss.diversity_every=1", *overrides)
 
 
 class _frozen_norms:

@@ -116,6 +116,15 @@ def test_a_masked_step_gives_masked_and_kept_patches_their_say(digits: Images) -
     torch.testing.assert_close(whole["purification"], expected)
 
 
+def test_a_batch_that_rounds_to_all_clean_still_attacks_an_image(digits: Images) -> None:
+    defence = tiny_defence()
+    objective = objectives.build(defence, tiny_config({"kind": "atop", "clean_share": 0.99}))
+    images, generator = digits.pixels[:8].float() / 255, keyed_generator("terms")
+    draw, noise = defence.draw(8, generator), torch.rand(images.shape, generator=generator)
+    _, terms = objective(images, digits.targets[:8], draw, noise, step=0, share=0.0)
+    assert all(term.isfinite() for term in terms.values())
+
+
 def test_recipes_and_families_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match=r"recipe.kind: expected masked or atop for 'maep', got 'clean'"):
         tiny_config({"kind": "clean"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -199,5 +200,13 @@ def _read(path: Path, kind: type[_Struct]) -> _Struct | None:
 def _write(path: Path, content: msgspec.Struct) -> None:
     """As JSON, by way of a part file, so that a kill leaves the old file or the new one whole."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(msgspec.json.encode(content))
-    part.replace(path)
+    try:
+        part.write_bytes(msgspec.json.encode(content))
+        part.replace(path)
+    except OSError as error:
+        raise checkpoint.CheckpointError(
+            f"{path}: can't be written: {error.strerror}; free some space, and the same command goes on"
+        ) from None
+    finally:
+        with suppress(OSError):
+            part.unlink()

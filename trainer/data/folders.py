@@ -25,6 +25,7 @@ from sdk.preprocess import resize
 from sdk.quiet import quiet_opencv
 from sdk.sources import PICTURE_SUFFIXES
 from trainer.data.dataset import DataError, DataSet, Images, Rows
+from trainer.data.generators import keyed_generator
 
 BATCHES_AHEAD = 2  # decoded while the trainer works on one; more only takes memory
 
@@ -35,6 +36,9 @@ _NAME = "imagenet"
 
 def open_folders(folder: Path, split: str, image_size: int) -> ImageFolders:
     """The class folders in ``folder``: lists the files, decodes none.
+
+    The test images are in an order that is random, and always the same: who evaluates on the first of them
+    sees every class.
 
     Args:
         folder: holds ``train/CLASS/…`` and ``test/CLASS/…`` (or ``val``), or a folder ``imagenet`` that does.
@@ -64,7 +68,10 @@ def open_folders(folder: Path, split: str, image_size: int) -> ImageFolders:
         pictures = _pictures(root / name)
         paths += (f"{name}/{picture}" for picture in pictures)
         targets += [labels.index(name)] * len(pictures)
-    return ImageFolders(root, tuple(paths), torch.tensor(targets), labels, image_size)
+    found = ImageFolders(root, tuple(paths), torch.tensor(targets), labels, image_size)
+    if split == "train":
+        return found
+    return found.subset(torch.randperm(len(found), generator=keyed_generator("test order", len(found))))
 
 
 @dataclass(frozen=True)

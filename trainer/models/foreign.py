@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -42,12 +45,25 @@ def _find(path: str) -> Callable[..., nn.Module]:
     if not module_name or not name:
         raise _refusal(path, "expected package.module:factory")
     try:
-        found = getattr(importlib.import_module(module_name), name, None)
+        with _working_directory_first():
+            found = getattr(importlib.import_module(module_name), name, None)
     except Exception as error:  # an absent module, or whatever the user's module raises
         raise _refusal(path, f"importing {module_name} raised {_brief(error)}") from error
     if not callable(found):
         raise _refusal(path, f"{module_name} has no callable {name}")
     return found
+
+
+@contextlib.contextmanager
+def _working_directory_first() -> Iterator[None]:
+    """Modules are looked for where the user is, as by ``python -m``; a console script leaves that out."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's module has rearranged the path
+            sys.path.remove(here)
 
 
 def _check(path: str, module: object, n_classes: int, image_size: int) -> None:

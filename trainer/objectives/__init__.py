@@ -10,16 +10,25 @@ An objective holds the defence, so that data-parallel training wraps both in one
 
 from __future__ import annotations
 
+import msgspec
 from torch import nn
 
-from trainer.config import AdversarialRecipe, AtopRecipe, CleanRecipe, Config, MaskedRecipe
+from trainer.config import AdversarialRecipe, AtopRecipe, CleanRecipe, Config, MaskedRecipe, PlainModel
 from trainer.models import Defence
 from trainer.objectives.adversarial import AdversarialObjective
 from trainer.objectives.atop import AtopObjective
 from trainer.objectives.clean import CleanObjective
 from trainer.objectives.masked import MaskedObjective
+from trainer.objectives.plain import PlainObjective
 
-__all__ = ["AdversarialObjective", "AtopObjective", "CleanObjective", "MaskedObjective", "build"]
+__all__ = [
+    "AdversarialObjective",
+    "AtopObjective",
+    "CleanObjective",
+    "MaskedObjective",
+    "PlainObjective",
+    "build",
+]
 
 KINDS: dict[type, type[nn.Module]] = {
     CleanRecipe: CleanObjective,
@@ -29,6 +38,14 @@ KINDS: dict[type, type[nn.Module]] = {
 }
 
 
-def build(defence: Defence, config: Config) -> nn.Module:
-    """The objective of the config's recipe; it freezes what the recipe leaves as it is."""
-    return KINDS[type(config.recipe)](defence, config.recipe, config.loss)
+def build(defence: Defence, config: Config, *, n_parts: int = 1) -> nn.Module:
+    """The objective of the config's recipe; it freezes what the recipe leaves as it is.
+
+    ``n_parts`` is how many parts a batch comes in: together they have as many images for diversity as the
+    whole.
+    """
+    kind = KINDS[type(config.recipe)]
+    if kind is CleanObjective and isinstance(config.model, PlainModel):
+        kind = PlainObjective  # without a code there is nothing to purify, or to attack
+    few = -(-config.loss.diversity_images // n_parts)
+    return kind(defence, config.recipe, msgspec.structs.replace(config.loss, diversity_images=few))

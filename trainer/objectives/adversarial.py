@@ -20,7 +20,7 @@ class AdversarialObjective(nn.Module):
     merely point elsewhere.)  REN adds the distance of the purified image from the clean one, and the
     stability of the code.
 
-    ``attack_steps`` is 1, N-FGSM, until the tail of training or until the collapse guard sets it to 2, PGD.
+    ``attack_steps`` is 1, N-FGSM, until the collapse guard raises it; more are PGD, as in training's tail.
     """
 
     def __init__(self, defence: Defence, recipe: AdversarialRecipe, weights: Loss) -> None:
@@ -57,6 +57,10 @@ class AdversarialObjective(nn.Module):
             loss = loss + self.weights.diversity * terms["diversity"]
         return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
+    def steps_at(self, share: float) -> int:
+        """The attack's steps at ``share`` of training."""
+        return self.attack_steps if share < 1 - self.recipe.pgd_tail else max(2, self.attack_steps)
+
     def _attack(self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, share: float) -> Tensor:
         """Attacked images, (B, 3, H, W), at ``share`` of training."""
         ramp = self.recipe.eps_ramp
@@ -65,6 +69,7 @@ class AdversarialObjective(nn.Module):
         def loss_of(attacked: Tensor) -> Tensor:
             return F.cross_entropy(self.defence(attacked, draw).float(), labels, reduction="sum")
 
-        if self.attack_steps == 1 and share < 1 - self.recipe.pgd_tail:
+        steps = self.steps_at(share)
+        if steps == 1:
             return n_fgsm(loss_of, images, eps=eps, noise=noise)
-        return pgd(loss_of, images, eps=eps, steps=2, step_size=0.75 * eps, noise=noise)
+        return pgd(loss_of, images, eps=eps, steps=steps, step_size=1.5 * eps / steps, noise=noise)

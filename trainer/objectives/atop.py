@@ -33,7 +33,7 @@ class AtopObjective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and detached terms; see ``trainer.objectives`` for the arguments."""
         self.defence.classifier.eval()  # its batch norms are frozen too
-        n_clean = round(self.recipe.clean_share * len(images))
+        n_clean = min(round(self.recipe.clean_share * len(images)), len(images) - 1)
         rest = slice(n_clean, None)
         attacked = self._attack(images[rest], labels[rest], draw[rest], noise[rest])
         purified = self.defence.purifier.reconstruct(
@@ -47,6 +47,10 @@ class AtopObjective(nn.Module):
         }
         loss = terms["cross_entropy"] + self.weights.reconstruction * terms["reconstruction"]
         return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def steps_at(self, share: float) -> int:
+        """The attack's steps at ``share`` of training."""
+        return self.attack_steps
 
     def _attack(self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor) -> Tensor:
         def loss_of(attacked: Tensor) -> Tensor:

@@ -42,11 +42,14 @@ class CleanObjective(nn.Module):
             [repaired, purified[n_attacked : len(images) - n_raw], images[len(images) - n_raw :]]
         )
         logits = self.defence.classify(seen, draw)
+        error = (purified - images).abs().mean()
+        if n_attacked:
+            error = (error + (repaired - few).abs().mean()) / 2
         terms = {
             "cross_entropy": F.cross_entropy(
                 logits.float(), labels, label_smoothing=self.weights.label_smoothing
             ),
-            "reconstruction": ((purified - images).abs().mean() + (repaired - few).abs().mean()) / 2,
+            "reconstruction": error,
             "code_stability": code_change(attacked_code, code[:n_attacked]),
         }
         loss = (

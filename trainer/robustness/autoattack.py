@@ -12,10 +12,11 @@ import logging
 import torch
 from torch import Tensor
 
-from sdk.errors import EdgePurifyError
+from sdk.errors import EdgePurifyError, UsageError
 from trainer.robustness.ball import Ball, check_images
 from trainer.robustness.surrogates import Frozen, Model
 
+MIN_CLASSES = 4  # the targeted DLR loss compares the four highest logits
 NORMS = {"linf": "Linf", "l2": "L2"}
 
 
@@ -39,9 +40,12 @@ def autoattack(
         (B, 3, H, W) inside the ball and [0, 1]; the images themselves where nothing was found.
 
     Raises:
+        UsageError: the model has too few classes, or images or labels don't fit it.
         EdgePurifyError: the package is not installed.
     """
     check_images(images, labels, model.n_classes)
+    if model.n_classes < MIN_CLASSES:
+        raise UsageError(f"AutoAttack: expected at least {MIN_CLASSES} classes, got {model.n_classes}")
     try:
         from pyautoattack import AutoAttack
     except ImportError:

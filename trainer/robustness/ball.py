@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -33,6 +34,19 @@ class Ball:
             raise UsageError(
                 f"eps: expected at most 1, images being in [0, 1], got {self.eps:g}; "
                 f"for {self.eps:g} grey levels of 255 give {self.eps:g}/255"
+            )
+
+    def check_reach(self, height: int, width: int) -> None:
+        """Refuse an eps that no image of this size is away from another.
+
+        Raises:
+            UsageError: an l2 eps that was given on the 255 scale; of linf, the ball itself refuses it.
+        """
+        farthest = math.sqrt(3 * height * width)
+        if self.norm == "l2" and self.eps > farthest:
+            raise UsageError(
+                f"eps: expected at most {farthest:.4g}, no image of {height} x {width} being further from "
+                f"another in l2, got {self.eps:g}; 128/255 is usual"
             )
 
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:

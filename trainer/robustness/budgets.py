@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from trainer.robustness.ball import Ball
+
+L2_SWEEP = (0.25, 0.5, 2.0)
 RUNGS = ("clean", "blind", "bpda-shrinkage", "bpda-purifier", "pgd", "arc", "autoattack", "square")
 
 
@@ -17,13 +20,14 @@ class Budget(msgspec.Struct, frozen=True):
         draws: fresh draws that score each image on each rung; as many others choose the per-image worst.
         steps: of every gradient attack.
         samples: of the random inputs that each step's gradient averages over (EOT).
-        step_size: in the images' units; 2.5 eps / steps, PGD's customary one, where it is None.
+        step_size: of linf, in the images' units; 2.5 eps / steps, PGD's customary one, where it is None, and
+            for l2, whose lengths are other ones.
         autoattack_samples: as ``samples``, for AutoAttack, which takes thousands of gradients an image.
         few: images on the costly rungs (ARC, AutoAttack, Square).
         queries: of Square, each averaged over ``query_draws`` draws.
         check_images: that the masking checks attack; 0 leaves the checks out.
-        sweep: further eps, in the images' units, at which the full-gradient attack is repeated on the check
-        images.
+        sweep: further eps of linf, in the images' units, at which the full-gradient attack is repeated on
+            the check images; for l2, ``L2_SWEEP`` times the ladder's wherever there is a sweep.
         suspicion_images: on which the suspicion score's ROC is measured; 0 leaves it out.
     """
 
@@ -41,6 +45,15 @@ class Budget(msgspec.Struct, frozen=True):
     check_images: int = 0
     sweep: tuple[float, ...] = ()
     suspicion_images: int = 0
+
+    def step_size_in(self, ball: Ball) -> float | None:
+        """Of a gradient attack in ``ball``."""
+        return self.step_size if ball.norm == "linf" else None
+
+    def sweep_of(self, ball: Ball) -> tuple[Ball, ...]:
+        """The balls of the sweep beside ``ball``."""
+        eps = self.sweep if ball.norm == "linf" or not self.sweep else (part * ball.eps for part in L2_SWEEP)
+        return tuple(Ball(ball.norm, size) for size in eps)
 
 
 BUDGETS = {

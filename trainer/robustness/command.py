@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import get_args
 import msgspec
 
 from sdk.backends import open_backend
-from sdk.bundle import Bundle, Precision
+from sdk.bundle import MANIFEST, Bundle, Precision
 from sdk.errors import UsageError
 from trainer.data import DataSet, Images, open_dataset
 from trainer.robustness import gate, plots, record
@@ -25,10 +25,15 @@ from trainer.robustness.publish import into_bundle, record_into_bundle
 from trainer.robustness.report import Report, to_json
 from trainer.robustness.targets import Target, open_target
 
+REPORT = "report.json"
+NOT_WITH_GATE = ("--record", "--report", "--into-bundle", "--against", "--images", "--draws", "--budget",
+                 "--norm", "--eps", "--seed")  # fmt: skip
+EPS = {"linf": "8/255", "l2": "128/255"}  # customary on small images
+
 
 @dataclass(frozen=True)
 class Request:
-    """The command's options."""
+    """The command's options; ``eps`` is the norm's of ``EPS`` where it is None."""
 
     target: Path
     data: Path
@@ -37,7 +42,7 @@ class Request:
     draws: int | None
     budget: str
     norm: str
-    eps: str
+    eps: str | None
     seed: int
     against: Path | None
     backend: str
@@ -57,6 +62,26 @@ class Outputs:
     record: str | None
     into_bundle: bool
 
+    def check(self, target: Target) -> None:
+        """Find out before the work what would fail after it.
+
+        Raises:
+            UsageError: something of it can't be written.
+        """
+        if self.json is not None:
+            _try_to_write(self.json, "--json")
+        if self.report is not None:
+            try:
+                self.report.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unwritable("--report", self.report, error) from None
+            _try_to_write(self.report / REPORT, "--report")
+        if self.record:
+            _try_to_write(Path(self.record), "--record")
+        if target.bundle is not None and (self.into_bundle or self.record == ""):
+            option = "--into-bundle" if self.into_bundle else "--record"
+            _try_to_write(target.bundle.folder / f"{MANIFEST}.part", option)
+
 
 def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
     """Measure, and write what is asked for.
@@ -64,7 +89,7 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
     Raises:
         EdgePurifyError: whatever is wrong with the options, the target or the data.
     """
-    ball = Ball(request.norm, parse_eps(request.eps))
+    ball = Ball(request.norm, parse_eps(EPS[request.norm] if request.eps is None else request.eps))
     budget = BUDGETS[request.budget]
     if request.draws is not None:
         budget = msgspec.structs.replace(budget, draws=request.draws)
@@ -76,18 +101,36 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
             if is_wanted and target.bundle is None:
                 mend = "; name a file to write" if option == "--record" else ""
                 raise UsageError(f"{option}: {request.target} is a checkpoint, expected a bundle{mend}")
+        outputs.check(target)
         images = read_images(request, target, request.images or budget.images)
         if request.against is None:
             found = evaluate(target, images, settings)
         else:
-            with open_target(request.against, backend=request.backend) as other:
+            precision = _precision_for(request.against, request.precision)
+            with open_target(request.against, backend=request.backend, precision=precision) as other:
                 found = evaluate(target, images, settings, against=other)
         _write(found, target, images, settings, outputs)
     return found.report
 
 
-def hold_gate(request: Request, path: str, on_progress: OnProgress) -> list[gate.Change]:
+def check_gate(given: Collection[str]) -> None:
+    """Refuse options ``given`` beside ``--gate`` that it would leave without effect.
+
+    Raises:
+        UsageError: there is one; the message names it.
+    """
+    for option in NOT_WITH_GATE:
+        if option in given:
+            raise UsageError(f"--gate and {option}: expected one of them; a gate holds what is on record")
+
+
+def hold_gate(
+    request: Request, path: str, on_progress: OnProgress, *, json: Path | None = None
+) -> list[gate.Change]:
     """``gate.hold`` on the request's target and data, by the record at ``path``, or in the bundle if empty.
+
+    Args:
+        json: written whether or not the gate holds; None for nowhere.
 
     Raises:
         GateError: a rung lost more than a point.
@@ -98,7 +141,13 @@ def hold_gate(request: Request, path: str, on_progress: OnProgress) -> list[gate
         stored = record.read(where)
         dataset, _ = _open_data(request, target)
         check_fit(target, dataset[slice(0, 1)])
-        return gate.hold(stored, target, dataset, where=str(where), on_progress=on_progress)
+        if json is not None:
+            _try_to_write(json, "--json")
+        changes = gate.compare(stored, target, dataset, where=str(where), on_progress=on_progress)
+        if json is not None:
+            _write_file(json, gate.to_json(changes), "--json")
+        gate.refuse_losses(changes, target, where=str(where))
+        return changes
 
 
 @contextmanager
@@ -157,6 +206,14 @@ def _open_data(request: Request, target: Target) -> tuple[DataSet, str]:
     return open_dataset(name, request.data, "test", image_size=target.height), name
 
 
+def _precision_for(path: Path, wanted: str) -> str:
+    """``wanted`` where ``path`` is a bundle that has it; otherwise fp32, which the report then says."""
+    if path.name != MANIFEST and not path.is_dir():
+        return "fp32"
+    bundle = Bundle.open(path.parent if path.name == MANIFEST else path)
+    return wanted if wanted in (*bundle.manifest.precisions, "auto") else "fp32"
+
+
 def _own_record(target: Target) -> Path:
     bundle = target.bundle
     if bundle is None or bundle.manifest.robustness is None:
@@ -166,16 +223,15 @@ def _own_record(target: Target) -> Path:
 
 
 def _write(found: Evaluation, target: Target, images: Images, settings: Settings, outputs: Outputs) -> None:
-    try:
-        if outputs.json is not None:
-            outputs.json.write_bytes(to_json(found.report))
-        if outputs.report is not None:
-            outputs.report.mkdir(parents=True, exist_ok=True)
-            (outputs.report / "report.json").write_bytes(to_json(found.report))
-            (outputs.report / "report.md").write_text(render(found.report), encoding="utf-8")
+    if outputs.json is not None:
+        _write_file(outputs.json, to_json(found.report), "--json")
+    if outputs.report is not None:
+        _write_file(outputs.report / REPORT, to_json(found.report), "--report")
+        _write_file(outputs.report / "report.md", render(found.report).encode(), "--report")
+        try:
             plots.draw(found.report, found.outcomes, target.twin, outputs.report)
-    except OSError as error:
-        raise UsageError(f"{error.filename}: can't be written: {error.strerror}") from None
+        except OSError as error:
+            raise _unwritable("--report", outputs.report, error) from None
     if outputs.into_bundle and target.bundle is not None:
         into_bundle(found.report, target.bundle)
     if outputs.record is not None:
@@ -191,7 +247,29 @@ def _record(found: Evaluation, target: Target, images: Images, settings: Setting
         assert target.bundle is not None
         record_into_bundle(made, Bundle.open(target.bundle.folder))
         return
+    _write_file(Path(path), record.to_bytes(made), "--record")
+
+
+def _write_file(path: Path, content: bytes, option: str) -> None:
     try:
-        Path(path).write_bytes(record.to_bytes(made))
+        path.write_bytes(content)
     except OSError as error:
-        raise UsageError(f"--record {path}: can't be written: {error.strerror}") from None
+        raise _unwritable(option, path, error) from None
+
+
+def _try_to_write(path: Path, option: str) -> None:
+    """Open ``path`` as writing it will, and leave what is there as it is."""
+    is_new = not path.exists()
+    if not (is_new or path.is_file() or path.is_dir()):
+        return  # a pipe, whose reader would take the closing for the end
+    try:
+        with path.open("ab"):
+            pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise _unwritable(option, path, error) from None
+
+
+def _unwritable(option: str, path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{option} {path}: can't be written: {error.strerror}")

@@ -8,13 +8,12 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import msgspec
 
 from sdk.errors import UsageError
 from trainer.data import Images, keyed_generator
-from trainer.robustness import baselines, mixture
+from trainer.robustness import baselines, mixture, suspicion
 from trainer.robustness.ball import Ball
 from trainer.robustness.budgets import Budget
 from trainer.robustness.checks import LARGE_EPS, LARGE_FACTOR, Evidence, gradient_cosine, weigh
@@ -22,10 +21,9 @@ from trainer.robustness.judges import Judge
 from trainer.robustness.ladder import OnProgress, Outcome, Step, Worst, climb, per_image_worst
 from trainer.robustness.report import AtEps, Baseline, Check, Comparison, Mixture, Report, Suspicion
 from trainer.robustness.rungs import PASSES, Rungs
-from trainer.robustness.statistics import chance, paired, roc_area, wilson
+from trainer.robustness.statistics import chance, paired, wilson
 from trainer.robustness.store import Store
-from trainer.robustness.surrogates import BankMean, Raw
-from trainer.robustness.suspicion import evade_both, suspicion
+from trainer.robustness.surrogates import BankMean
 from trainer.robustness.targets import Target
 
 NO_GRADIENT = (
@@ -69,10 +67,11 @@ def evaluate(
     """Climb the budget's ladder with ``target``, and with ``against`` on the same images where one is given.
 
     Raises:
-        UsageError: the images don't fit the target.
+        UsageError: the images don't fit a target, or no attack on them needs such an eps.
     """
     start = time.perf_counter()
     run = _Run(target, images, settings)
+    other = None if against is None else _Run(against, images, settings)  # a misfit is told before the work
     outcomes, remarks = run.ladder()
     rungs = tuple(outcome.rung(images.targets) for outcome in outcomes.values())
     worst = _worst(outcomes, images)
@@ -96,7 +95,7 @@ def evaluate(
         checks=checks,
         mixture=run.mixture(outcomes),
         suspicion=run.suspicion(outcomes),
-        comparison=None if against is None else _compare(outcomes, worst, _Run(against, images, settings)),
+        comparison=None if other is None else _compare(run, outcomes, worst, other),
         remarks=tuple(remarks),
         seconds=0.0,
     )
@@ -126,8 +125,9 @@ class _Run:
 
     def __init__(self, target: Target, images: Images, settings: Settings) -> None:
         check_fit(target, images)
+        settings.ball.check_reach(target.height, target.width)
         self.target, self.images, self.settings = target, images, settings
-        self.draws = min(settings.budget.draws, target.n_draws)
+        self.draws = settings.budget.draws if target.n_draws > 1 else 1
         self.rungs = Rungs(target, settings.budget, settings.ball, len(images))
         pixels = hashlib.sha256(images.pixels.contiguous().numpy()).hexdigest()
         version = importlib.metadata.version("edge-purify")
@@ -159,10 +159,11 @@ class _Run:
     def ladder(self) -> tuple[dict[str, Outcome], list[str]]:
         """Every rung that this target and budget allow, and remarks on the others."""
         steps, remarks = self.rungs.steps()
-        if self.draws < self.settings.budget.draws:
-            remarks.append(
-                f"draws: {self.draws} instead of {self.settings.budget.draws}, there being no more"
-            )
+        wanted, different = self.settings.budget.draws, self.target.n_draws
+        if self.draws < wanted:
+            remarks.append(f"draws: {self.draws} instead of {wanted}, there being no more")
+        elif different < wanted:
+            remarks.append(f"draws: {wanted} an image, of which at most {different} are different")
         return {step.name: self.climb(step) for step in steps}, remarks
 
     def checks(self, outcomes: dict[str, Outcome]) -> tuple[tuple[Check, ...], tuple[AtEps, ...]]:
@@ -174,7 +175,7 @@ class _Run:
         attack = partial(self.rungs.gradient_step, images=count)
         large = Ball(ball.norm, max(LARGE_EPS, ball.eps) if ball.norm == "linf" else LARGE_FACTOR * ball.eps)
         by_eps = {0.0: outcomes["clean"], ball.eps: outcomes["pgd"]}
-        for other in (*(Ball(ball.norm, eps) for eps in budget.sweep), large):
+        for other in (*budget.sweep_of(ball), large):
             by_eps[other.eps] = self.climb(attack(f"pgd eps {other.eps:.4f}", ball=other))
         evidence = Evidence(
             pgd=self._share(outcomes["pgd"], count),
@@ -220,38 +221,26 @@ class _Run:
             partial(self.climb, draws=1),
             ball=self.settings.ball,
             steps=budget.steps,
-            step_size=budget.step_size,
+            step_size=budget.step_size_in(self.settings.ball),
             draws=self.draws,
             seed=self.settings.seed,
             n_classes=len(self.target.labels),
         )
 
     def suspicion(self, outcomes: dict[str, Outcome]) -> Suspicion | None:
-        """The ROC's area against blind images, and those that evade purifier and suspicion at once."""
-        budget, twin = self.settings.budget, self.target.twin
-        if twin is None or "blind" not in outcomes or not budget.suspicion_images:
+        """The ROC against blind images, and those that evade purifier and suspicion at once."""
+        count = min(self.settings.budget.suspicion_images, len(self.images))
+        if self.target.twin is None or "blind" not in outcomes or not count:
             return None
-        count = min(budget.suspicion_images, len(self.images))
-        n_classes = len(self.target.labels)
-        defended = BankMean(twin, n_classes=n_classes, samples=budget.samples)
-        raw = Raw(twin, n_classes=n_classes)
-        evade = partial(evade_both, defended, raw, ball=self.settings.ball, steps=budget.steps)
-        step = Step(
-            "evade both", "", lambda x, y, g: evade(x, y, generator=g), count, PASSES // defended.samples
+        evading = self.climb(self.rungs.evade_both_step(count))
+        attacked = {"blind": outcomes["blind"].adversarial[:count], "evade both": evading.adversarial}
+        return suspicion.measure(
+            self.target.judge,
+            outcomes["clean"].adversarial[:count],
+            attacked,
+            draws=self.draws,
+            key=(self.settings.seed, "suspicion"),
         )
-        sets = {"clean": outcomes["clean"], "blind": outcomes["blind"], "evade both": self.climb(step)}
-        scores = {
-            name: suspicion(
-                self.target.judge,
-                outcome.adversarial[:count],
-                draws=self.draws,
-                key=(self.settings.seed, "suspicion"),
-            )
-            for name, outcome in sets.items()
-        }
-        clean = scores.pop("clean")
-        # draw by draw, each of which is what a device reports
-        return Suspicion(count, {name: fmean(map(roc_area, clean, score)) for name, score in scores.items()})
 
     def _cosine(self, count: int) -> float:
         assert self.target.twin is not None
@@ -268,9 +257,11 @@ def _worst(outcomes: dict[str, Outcome], images: Images) -> Worst | None:
     return per_image_worst(list(outcomes.values()), images.targets) if attacked else None
 
 
-def _compare(ours: dict[str, Outcome], worst: Worst | None, other: _Run) -> Comparison:
+def _compare(run: _Run, ours: dict[str, Outcome], worst: Worst | None, other: _Run) -> Comparison:
     """Paired: both defences on the same images, each under the attacks on itself."""
     theirs, remarks = other.ladder()
+    if (judge := other.target.judge.says) != run.target.judge.says:
+        remarks.append(f"judged by {judge}")
     labels, their_worst = other.images.targets, _worst(theirs, other.images)
     pairs = {name: (outcome.scored, theirs[name].scored) for name, outcome in ours.items() if name in theirs}
     if worst is not None and their_worst is not None:

@@ -7,6 +7,7 @@ counts as an attack too.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def climb(
     batches = []
     for start in range(0, step.images, step.batch):
         on_progress(step.name, start, step.images)
-        name = f"{step.name}-{start:05d}"
+        name = batch_name(step, start)
         done = store.load(name)
         if done is None:
             rows = slice(start, min(start + step.batch, step.images))
@@ -91,6 +92,12 @@ def climb(
         torch.cat([batch["scored"] for batch in batches], dim=1),
         sum(float(batch["seconds"]) for batch in batches),
     )
+
+
+def batch_name(step: Step, start: int) -> str:
+    """What the batch from image ``start`` on is stored as; another for an attack that is made otherwise."""
+    made = hashlib.sha256(repr((step.says, step.batch)).encode()).hexdigest()[:8]
+    return f"{step.name}-{start:05d}-{made}"
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,14 @@ def _baselines(report: Report) -> Iterator[str]:
 
 def _mixture(mixture: Mixture) -> Iterator[str]:
     rows = [
-        ("fresh draws, attacked through their mean (A_mix)", mixture.mixed),
-        (f"{mixture.members} fixed members, each attacked alone (mean A_d)", mixture.alone),
+        ("fresh draws (A_mix)", mixture.mixed),
+        (f"{mixture.members} fixed members (mean A_d)", mixture.alone),
         ("A_mix − mean A_d, in points, paired", mixture.gain),
     ]
     title = f"What randomness adds ({mixture.mixed.images} images, on the twin)"
-    yield from _table(title, ("defence", "expected accuracy"), rows)
+    yield from _table(title, ("defence, under the strongest attack on it", "expected accuracy"), rows)
+    yield "The attacks are the same for all: one on the mean of the draws, and one on each member."
+    yield ""
 
 
 def _comparison(report: Report, other: Comparison) -> Iterator[str]:

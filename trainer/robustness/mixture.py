@@ -1,20 +1,20 @@
 """What drawing at random adds: A_mix less the mean A_d.
 
-A_mix is the accuracy that fresh draws keep under the attack on the mixture, and A_d what a member d keeps
-that never changes, under the same attack on d alone.  The least over perturbations of a mean is never below
-the mean of the least, so against perfect attacks the difference can't be negative; it is what an attacker
-loses by not knowing the draw, and nothing else that the defence does enters it.
+A_mix is the accuracy that fresh draws keep under attack, and A_d what a member d keeps that never changes.
+The least over perturbations of a mean is never below the mean of the least, so against perfect attacks the
+difference can't be negative; it is what an attacker loses by not knowing the draw, and nothing else that the
+defence does enters it.
 
-Who attacks one member may try the mixture's perturbations too, and takes what works: on a network that is
-too sure of itself, PGD on one member can do worse than PGD on the mean (measured: 11 % left against 5 %), and
-that is the attack's weakness, not the member's strength.
+Attacks aren't perfect, so both sides face the same set of them, the one on the mean and those on each member,
+and per image the strongest counts: for the mixture one for all draws, for the members each its own.  Were a
+side given more attacks than the other, their number would pass for a gain.
 
 Both are measured on the twin, where a member can be held fixed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -83,30 +83,42 @@ def measure(
         seed: of the draws, and of what the members hold fixed.
     """
     bank = BankMean(twin, n_classes=n_classes, samples=min(PURIFIERS, twin.n_purifiers))
-    alone = []
-    for index in range(bank.n_members):
-        member = Member(bank, index, seed)
+    fixed = [Member(bank, index, seed) for index in range(bank.n_members)]
+    attacks = [attacked]
+    for member in fixed:
         attack = partial(pgd, member, ball=ball, steps=steps, step_size=step_size, patience=PATIENCE)
-        step = Step(f"member {index}", "", keyworded(attack), len(labels), BATCH)
-        own = chance(climb(step, member).scored, labels)
-        shared = chance(member.probabilities(attacked, draws=1, key=()).argmax(-1), labels)
-        alone.append(torch.minimum(own, shared))
+        step = Step(f"member {member.index}", "", keyworded(attack), len(labels), BATCH)
+        attacks.append(climb(step, member).adversarial)
     whole = BankMean(twin, n_classes=n_classes, samples=max(draws, twin.n_purifiers))
-    mixed, members = _exact_chance(whole, attacked, labels, seed), torch.stack(alone).mean(0)
+    mixed = _under_the_strongest(whole, attacks, labels, seed)
+    alone = torch.stack([_least_chance(member, attacks, labels) for member in fixed]).mean(0)
     return Mixture(
         members=bank.n_members,
         mixed=wilson(float(mixed.mean()), len(labels)),
-        alone=wilson(float(members.mean()), len(labels)),
-        gain=paired(mixed, members),
+        alone=wilson(float(alone.mean()), len(labels)),
+        gain=paired(mixed, alone),
     )
 
 
+def _least_chance(member: Member, attacks: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Per image, whether the member is right under every one of the attacks, (B,)."""
+    answers = [member.probabilities(images, draws=1, key=()).argmax(-1) for images in attacks]
+    return torch.stack([chance(answer, labels) for answer in answers]).amin(0)
+
+
+def _under_the_strongest(whole: BankMean, attacks: Sequence[Tensor], labels: Tensor, seed: int) -> Tensor:
+    """Per image, the chance under the attack that leaves the least, chosen on other draws, (B,)."""
+    left = torch.stack([_exact_chance(whole, images, labels, (seed, "mixture choose")) for images in attacks])
+    strongest = torch.stack(list(attacks))[left.argmin(0), torch.arange(len(labels))]
+    return _exact_chance(whole, strongest, labels, (seed, "mixture"))
+
+
 @torch.inference_mode()
-def _exact_chance(bank: BankMean, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+def _exact_chance(bank: BankMean, images: Tensor, labels: Tensor, key: Key) -> Tensor:
     """Per image, the share of all sub-models that are right, each under random inputs of its own, (B,)."""
     size = max(1, BATCH // bank.samples)
     parts = [
-        (bank.members(pixels, keyed_generator(seed, "mixture", place)).argmax(-1) == truth).double().mean(0)
+        (bank.members(pixels, keyed_generator(*key, place)).argmax(-1) == truth).double().mean(0)
         for place, (pixels, truth) in enumerate(zip(images.split(size), labels.split(size), strict=True))
     ]
     return torch.cat(parts)

@@ -1,4 +1,6 @@
-"""A report's pictures: the ladder with its intervals, accuracy against eps, and purified examples."""
+"""A report's pictures: the ladder with its intervals, accuracy against eps, suspicion's ROC, and purified
+examples.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,15 @@ from sdk.errors import EdgePurifyError
 from trainer.data import keyed_generator
 from trainer.models import Defence
 from trainer.robustness.ladder import Outcome
-from trainer.robustness.report import Report
+from trainer.robustness.report import Report, Suspicion
 
 EXAMPLES = 8
 GREY = "#8a8a8a"
 
 
 def draw(report: Report, outcomes: dict[str, Outcome], twin: Defence | None, folder: Path) -> list[Path]:
-    """Write ``ladder.png`` and, where they were measured, ``eps.png`` and ``examples.png`` into ``folder``.
+    """Write ``ladder.png`` and, where they were measured, ``eps.png``, ``suspicion.png`` and ``examples.png``
+    into ``folder``.
 
     Raises:
         EdgePurifyError: matplotlib is not installed.
@@ -28,6 +31,8 @@ def draw(report: Report, outcomes: dict[str, Outcome], twin: Defence | None, fol
     figures = {"ladder.png": _ladder(pyplot, report)}
     if report.by_eps:
         figures["eps.png"] = _by_eps(pyplot, report)
+    if report.suspicion is not None and report.suspicion.roc:
+        figures["suspicion.png"] = _roc(pyplot, report.suspicion)
     attacked = [outcome for name, outcome in outcomes.items() if name != "clean"]
     if twin is not None and attacked:
         figures["examples.png"] = _examples(pyplot, outcomes["clean"], attacked[-1], twin)
@@ -69,6 +74,23 @@ def _by_eps(pyplot: Any, report: Report) -> Any:
     axes.set_xlabel(f"eps, {report.norm}, images in [0, 1]")
     axes.set_ylabel("expected accuracy, %")
     axes.set_title("full-gradient attack")
+    return figure
+
+
+def _roc(pyplot: Any, suspicion: Suspicion) -> Any:
+    figure, axes = pyplot.subplots(figsize=(5, 5))
+    for (name, roc), color in zip(suspicion.roc.items(), (GREY, "#c23b22"), strict=True):
+        label = f"{name}, area {suspicion.area[name]:.2f}"
+        rates = ([100 * rate for rate in part] for part in (roc.false_positive_rate, roc.true_positive_rate))
+        axes.plot(*rates, color=color, label=label)
+    axes.plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle=":", label="by chance")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.set_aspect("equal")
+    axes.set_xlabel("clean images that are suspected, %")
+    axes.set_ylabel("attacked images that are suspected, %")
+    axes.set_title(f"suspicion, {suspicion.images} images of each kind")
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -41,11 +41,26 @@ class AtEps(msgspec.Struct, frozen=True):
     figure: Figure
 
 
+class Roc(msgspec.Struct, frozen=True):
+    """Shares of clean images, and of attacked ones, that a threshold on suspicion takes for attacked, both
+    rising."""
+
+    false_positive_rate: tuple[float, ...]
+    true_positive_rate: tuple[float, ...]
+
+
 class Suspicion(msgspec.Struct, frozen=True):
-    """Area under suspicion's ROC against clean images, by attack: 1 tells them apart, 0.5 knows nothing."""
+    """How well suspicion tells attacked images from clean ones, by attack.
+
+    Attributes:
+        images: of each kind.
+        area: under the ROC: 1 tells them apart, 0.5 knows nothing.
+        roc: the curve itself; empty in a report of an older version.
+    """
 
     images: int
     area: dict[str, float]
+    roc: dict[str, Roc] = {}
 
 
 class Mixture(msgspec.Struct, frozen=True):
@@ -53,9 +68,9 @@ class Mixture(msgspec.Struct, frozen=True):
 
     Attributes:
         members: fixed sub-models, each with a random input that never changes.
-        mixed: expected accuracy over fresh draws, under the full-gradient attack on their mean.
-        alone: mean over the members of each one's accuracy under the same attack on that member, or under
-            the mixture's where that is stronger on an image.
+        mixed: expected accuracy over fresh draws.
+        alone: mean over the members of each one's accuracy.  Both under the strongest on each image of the
+            same attacks, by the full gradient: one on the mixture's mean, one on each member.
         gain: mixed less alone, paired; theory says that it can't be negative against a perfect attack.
     """
 
@@ -68,7 +83,8 @@ class Mixture(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct, frozen=True):
     """Another defence on the same images, and by rung how much more the first one keeps, paired.
 
-    ``worst`` is None where nothing was attacked; ``remarks`` say what was left out of its ladder.
+    ``worst`` is None where nothing was attacked; ``remarks`` say what was left out of its ladder, and what
+    judged it where that is something else.
     """
 
     target: str

@@ -7,7 +7,7 @@ from functools import partial
 from trainer.models import Defence
 from trainer.robustness.arc import arc
 from trainer.robustness.attacks import pgd
-from trainer.robustness.autoattack import autoattack
+from trainer.robustness.autoattack import MIN_CLASSES, autoattack
 from trainer.robustness.ball import Ball
 from trainer.robustness.budgets import Budget
 from trainer.robustness.judges import Judge, TorchJudge
@@ -26,6 +26,7 @@ from trainer.robustness.surrogates import (
     identity_purifier,
     identity_shrinkage,
 )
+from trainer.robustness.suspicion import evade_both
 from trainer.robustness.targets import Target
 
 PASSES = 256  # purifier passes that are differentiated at a time: about a gigabyte for the edge models
@@ -86,6 +87,13 @@ class Rungs:
             "pgd one draw", f"PGD, {self.budget.steps} steps on one fixed draw", attack, images, PASSES
         )
 
+    def evade_both_step(self, images: int) -> Step:
+        """The attack on the defence and on suspicion at once."""
+        defended = BankMean(self._twin(), n_classes=self.n_classes, samples=self.budget.samples)
+        raw = Raw(self._twin(), n_classes=self.n_classes)
+        attack = keyworded(partial(evade_both, defended, raw, ball=self.ball, steps=self.budget.steps))
+        return Step("evade both", "", attack, images, max(1, PASSES // defended.samples))
+
     def _clean(self) -> Step:
         return Step("clean", CLEAN, None, self.images, PASSES)
 
@@ -121,12 +129,14 @@ class Rungs:
     def _why_not(self, name: str) -> str | None:
         if self.twin is None and name not in ("clean", "square"):
             return "the bundle has no twin: white-box not measured"
+        if name == "autoattack" and self.n_classes < MIN_CLASSES:
+            return "its targeted losses need four classes"
         if name == "bpda-shrinkage" and not has_shrinkage(self._twin()):
             return "the purifier has no shrinkage"
         return None
 
     def _ascent(self, model: Model, ball: Ball, steps: int, patience: int | None = None) -> Attack:
-        step_size = self.budget.step_size if ball == self.ball else None
+        step_size = self.budget.step_size_in(ball) if ball == self.ball else None
         return keyworded(partial(pgd, model, ball=ball, steps=steps, step_size=step_size, patience=patience))
 
     def _twin(self) -> Defence:

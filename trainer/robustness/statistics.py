@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import msgspec
+import numpy as np
+import torch
 from torch import Tensor
 
 Z95 = 1.959964  # of the standard normal, two-sided 95 %
@@ -86,3 +88,15 @@ def roc_area(negatives: Tensor, positives: Tensor) -> float:
     """Chance that a positive's score exceeds a negative's, ties counting half: the area under the ROC."""
     above = (positives[:, None] > negatives).double() + 0.5 * (positives[:, None] == negatives).double()
     return float(above.mean())
+
+
+def roc_at(rates: Tensor, negatives: Tensor, positives: Tensor) -> Tensor:
+    """The share of positives above the threshold that each of ``rates`` of the negatives exceeds, (R,).
+
+    It is the highest such share, and between two thresholds' rates on the line between them.
+    """
+    thresholds = torch.cat([negatives, positives]).unique().flip(0)
+    false, true = ((scores[:, None] >= thresholds).double().mean(0) for scores in (negatives, positives))
+    origin = torch.zeros(1, dtype=torch.float64)
+    curve = [torch.cat([origin, shares]).numpy() for shares in (false, true)]
+    return torch.from_numpy(np.interp(rates.double().numpy(), *curve))

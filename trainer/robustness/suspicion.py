@@ -7,6 +7,9 @@ drawn classifier says of the raw image is from what the draw says of the purifie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import fmean
+
 import torch
 from torch import Tensor
 
@@ -15,7 +18,28 @@ from trainer.robustness.attacks import pgd
 from trainer.robustness.ball import Ball
 from trainer.robustness.judges import EngineJudge, Key, TorchJudge
 from trainer.robustness.losses import cross_entropy
+from trainer.robustness.report import Roc, Suspicion
+from trainer.robustness.statistics import roc_area, roc_at
 from trainer.robustness.surrogates import Model
+
+RATES = torch.arange(101, dtype=torch.float64) / 100  # of false positives, at which the ROC is kept
+
+
+def measure(
+    judge: EngineJudge | TorchJudge, clean: Tensor, attacked: Mapping[str, Tensor], *, draws: int, key: Key
+) -> Suspicion:
+    """The ROC and its area, clean images against each set of ``attacked`` ones, (N, 3, H, W) all.
+
+    Both are means over the draws of a single draw's, which is what a device reports.
+    """
+    negatives = suspicion(judge, clean, draws=draws, key=key)
+    area, roc = {}, {}
+    for name, images in attacked.items():
+        positives = suspicion(judge, images, draws=draws, key=key)
+        area[name] = fmean(map(roc_area, negatives, positives))
+        reached = [roc_at(RATES, *scores) for scores in zip(negatives, positives, strict=True)]
+        roc[name] = Roc(tuple(RATES.tolist()), tuple(torch.stack(reached).mean(0).tolist()))
+    return Suspicion(len(clean), area, roc)
 
 
 def suspicion(judge: EngineJudge | TorchJudge, images: Tensor, *, draws: int, key: Key) -> Tensor:
