@@ -194,7 +194,7 @@ def test_the_script_fails_where_the_named_runtime_is_missing(
     assert built.returncode == 1
     assert built.stdout == ""
     assert built.stderr.startswith(
-        "edge-export: error: target l4: this host can't build it: TensorRT can't be"
+        "edge-export: error: target l4: this host can't build it: backend tensorrt: tensorrt can't be"
     )
     assert engines_sh(environment, "key", exported, "l4").returncode == 1
 
