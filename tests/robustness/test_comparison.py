@@ -36,6 +36,17 @@ def test_beside_another_defence_on_the_same_images(ren_bundle: Path, few: Images
     assert from_json(to_json(report)) == report
 
 
+def test_seconds_are_those_of_all_runs(ren_bundle: Path, few: Images, tmp_path: Path) -> None:
+    """A resumed evaluation says what it took, not what was left of it."""
+    settings = Settings(
+        Budget("test", ("clean", "pgd"), images=8, draws=3, steps=3, samples=3), BALL, tmp_path
+    )
+    with open_target(ren_bundle) as target:
+        first, second = (evaluate(target, few[:8], settings).report for _ in range(2))
+    assert second.seconds > sum(rung.seconds for rung in first.rungs)
+    assert [rung.seconds for rung in second.rungs] == [rung.seconds for rung in first.rungs]
+
+
 def test_a_stronger_twin_beside_is_paired_with_its_interval(
     hardened: Defence, ren_bundle: Path, few: Images, tmp_path: Path
 ) -> None:

@@ -99,7 +99,8 @@ def evaluate(
         remarks=tuple(remarks),
         seconds=0.0,
     )
-    return Evaluation(msgspec.structs.replace(report, seconds=time.perf_counter() - start), outcomes)
+    seconds = time.perf_counter() - start + sum(each.store.seconds_saved for each in (run, other) if each)
+    return Evaluation(msgspec.structs.replace(report, seconds=seconds), outcomes)
 
 
 def check_fit(target: Target, images: Images) -> None:

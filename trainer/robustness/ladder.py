@@ -83,6 +83,8 @@ def climb(
             rows = slice(start, min(start + step.batch, step.images))
             done = _one_batch(step, images[rows], start, judge, draws, seed)
             store.save(name, done)
+        else:
+            store.seconds_saved += float(done["seconds"])
         batches.append(done)
     on_progress(step.name, step.images, step.images)
     return Outcome(

@@ -104,6 +104,7 @@ class Report(msgspec.Struct, frozen=True):
         norm, eps: of the attacks, in the images' units; eps is 0 where nothing was attacked.
         worst: the figure to quote: per image the strongest attack, chosen on other draws than it is scored
             on; None where nothing was attacked.
+        seconds: spent, over all runs if it was resumed.
         average: of the single attacks' expected accuracies, as some papers report; it flatters, so don't
             quote it.
         by_eps: the full-gradient attack on the check images, by rising eps.

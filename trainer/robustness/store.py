@@ -25,12 +25,16 @@ class Store:
         root: where evaluations are kept.
         key: what else the outcome depends on; other keys have other folders.
 
+    Attributes:
+        seconds_saved: that what was loaded took when it was made.
+
     Raises:
         UsageError: the folder can't be made.
     """
 
     def __init__(self, root: Path, key: object) -> None:
         self.root = root
+        self.seconds_saved = 0.0
         self.folder = root / hashlib.sha256(repr((code_digest(), key)).encode()).hexdigest()[:16]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
