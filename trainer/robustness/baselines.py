@@ -80,6 +80,7 @@ def measure(
     fronts: dict[str, Front],
     ball: Ball,
     steps: int,
+    step_size: float | None,
     seed: int,
     store: Store,
     on_progress: OnProgress,
@@ -89,10 +90,11 @@ def measure(
     for name, front in fronts.items():
         attacks = {"clean": None}
         if twin is not None:
-            attacks["pgd"] = _adaptive(twin, front, ball, steps, n_classes=len(images.labels))
+            attacks["pgd"] = _adaptive(twin, front, ball, steps, step_size, n_classes=len(images.labels))
         figures = {}
         for rung, attack in attacks.items():
-            step = Step(f"{name} {rung}", "", attack, len(images), BATCH)
+            says = "" if attack is None else f"PGD, {steps} steps of {step_size or 'the customary size'}"
+            step = Step(f"{name} {rung}", says, attack, len(images), BATCH)
             outcome = climb(
                 step,
                 images,
@@ -107,12 +109,21 @@ def measure(
     return found
 
 
-def _adaptive(twin: Defence, front: Front, ball: Ball, steps: int, *, n_classes: int) -> Attack:
+def _adaptive(
+    twin: Defence, front: Front, ball: Ball, steps: int, step_size: float | None, *, n_classes: int
+) -> Attack:
     model = Raw(
         twin, n_classes=n_classes, front=lambda images: straight_through(front(images.detach()), images)
     )
     return lambda images, labels, generator: pgd(
-        model, images, labels, ball=ball, steps=steps, generator=generator, patience=PATIENCE
+        model,
+        images,
+        labels,
+        ball=ball,
+        steps=steps,
+        step_size=step_size,
+        generator=generator,
+        patience=PATIENCE,
     )
 
 

@@ -204,6 +204,7 @@ class _Run:
             fronts=fronts,
             ball=self.settings.ball,
             steps=self.settings.budget.steps,
+            step_size=self.settings.budget.step_size_in(self.settings.ball),
             seed=self.settings.seed,
             store=self.store,
             on_progress=self.settings.on_progress,
