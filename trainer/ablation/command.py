@@ -36,7 +36,8 @@ def ablate(
     carry_out_all(tasks, jobs=jobs, tell=tell)
     outcomes = [outcome for task in tasks if (outcome := task.finished()) is not None]
     n_seeds = len({variant.seed for variant in variants})
-    command = f"edge-train ablate {config} --data DATA --out RUNS --seeds {n_seeds} --images {images}"
+    shown = config.name if config.is_absolute() else config  # a report is no place for a machine's paths
+    command = f"edge-train ablate {shown} --data DATA --out RUNS --seeds {n_seeds} --images {images}"
     text = render(variants, outcomes, command=command)
     try:
         report.write_text(text, encoding="utf-8")
