@@ -99,9 +99,9 @@ def run(config: Config, training: DataSet, *, seconds: float, on_progress: OnPro
     fabric = open_fabric(config.optimizer.precision)
     fabric.launch()
     check_fit(config, training, fabric.world_size)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Board(Path(folder) / "tensorboard") as board:
         state = Run(config, fabric, training, Path(folder))
-        steps = loop(state, Board(Path(folder) / "tensorboard"))
+        steps = loop(state, board)
         sides: dict[str, Side] = {"loop": lambda: next(steps), "bare": Bare(state)}
         times = interleave(sides, seconds, fabric, on_progress=on_progress)
         steps.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -14,7 +15,9 @@ EVERY = 25  # steps between two points of a curve
 
 
 class Board:
-    """Writes a run's progress to ``folder``; a reporter for ``trainer.fit.fit``.
+    """Writes a run's progress to ``folder``; a reporter for ``trainer.fit.fit``, and a context manager.
+
+    It holds a thread until it is closed.
 
     The picture of an epoch has three rows: images as they are, attacked, and the attacked ones purified.
     """
@@ -26,6 +29,19 @@ class Board:
     def writer(self) -> SummaryWriter:
         """Opened at the first point, so that processes which report nothing leave no file."""
         return SummaryWriter(str(self.folder))
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is held back, and end the thread; closing twice is harmless."""
+        if "writer" in self.__dict__:
+            self.writer.close()
 
     def __call__(self, progress: Progress) -> None:
         if not progress.validation and progress.step % EVERY:

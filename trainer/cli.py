@@ -49,16 +49,17 @@ def fit(
     images = open_dataset(loaded.data.name, data, "train", image_size=loaded.model.image_size)
     training, validation = split_for(loaded.recipe, images, loaded.data.validation)
     out = out or Path("runs") / loaded.name
-    line, board = Line(), Board(out / "tensorboard")
+    line = Line()
+    with Board(out / "tensorboard") as board:
 
-    def report(progress: Progress) -> None:
-        line(progress)
-        board(progress)
+        def report(progress: Progress) -> None:
+            line(progress)
+            board(progress)
 
-    try:
-        best = run(loaded, training, validation, out, resume=resume, report=report)
-    except KeyboardInterrupt:
-        raise Stopped(_how_to_go_on(out)) from None
+        try:
+            best = run(loaded, training, validation, out, resume=resume, report=report)
+        except KeyboardInterrupt:
+            raise Stopped(_how_to_go_on(out)) from None
     if is_first_process():
         click.echo(f"wrote {best}")
 

@@ -116,7 +116,7 @@ def _side(
     state = Run(changed, open_fabric(precision), training, folder)
     if compiled:
         compile_parts(state.defence)
-    steps = loop(state, Board(folder / "tensorboard"))
+    steps = loop(state, stack.enter_context(Board(folder / "tensorboard")))
     stack.callback(steps.close)
     return lambda: next(steps)
 

@@ -104,9 +104,10 @@ def test_the_timed_loop_is_training_s(name: str, digits: Images, tmp_path: Path)
     )
     for state in (timed, trained):
         state.out.mkdir()
-    steps = benchmark.loop(timed, Board(tmp_path / "board"))
-    for _ in range(6):
-        next(steps)
+    with Board(tmp_path / "board") as board:
+        steps = benchmark.loop(timed, board)
+        for _ in range(6):
+            next(steps)
     batches = trained.rest_of_epoch()
     for _ in range(6):
         trained.train_step(*next(batches))

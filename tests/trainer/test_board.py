@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from trainer.fit import fit
 @pytest.mark.parametrize("name", ["ren-cifar10-edge-clean", "plain-cifar10-edge-at"])
 def test_a_run_leaves_curves_and_a_picture_an_epoch(name: str, digits: Images, tmp_path: Path) -> None:
     config = small(name, "optimizer.batch_size=32")
-    fit(config, digits[:416], digits[416:448], tmp_path, report=Board(tmp_path / "board"))
+    before = set(threading.enumerate())
+    with Board(tmp_path / "board") as board:
+        fit(config, digits[:416], digits[416:448], tmp_path, report=board)
+    assert set(threading.enumerate()) <= before
     events = EventAccumulator(str(tmp_path / "board")).Reload()
     scalars = events.Tags()["scalars"]
     assert "speed/images_per_s" in scalars
