@@ -10,8 +10,12 @@ demo: .venv/.runtime
 	$(BIN)/edge-purify --source samples/clips/cat-clean.avi --save out/cat-annotated.mp4 --json out/cat.jsonl --verbose
 	$(BIN)/python samples/compare.py --out out/cat-compared.mp4
 
+# A process for each package: threads and memory that one package's native libraries leave behind can't reach the next.
 test: .venv/.everything
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/benchmarks tests/export tests/gpu
+	$(BIN)/python -m pytest tests/robustness
+	$(BIN)/python -m pytest tests/sdk
+	$(BIN)/python -m pytest tests/trainer
 
 test-gpu: .venv/.everything
 	$(BIN)/python -m pytest tests/gpu
