@@ -26,7 +26,7 @@ class Pictures(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
-            yield Frame(_read_picture(path), index, str(path))
+            yield Frame(read_picture(path), index, str(path))
 
 
 def of_folder(folder: Path) -> Pictures:
@@ -49,10 +49,16 @@ def of_glob(pattern: str) -> Pictures:
     return Pictures(pattern, _require_pictures(paths, f"glob {pattern}"))
 
 
-def _read_picture(path: Path) -> npt.NDArray[np.uint8]:
+def read_picture(path: Path) -> npt.NDArray[np.uint8]:
+    """The picture in a file, (H, W, 3) uint8 BGR.
+
+    Raises:
+        SourceError: it can't be read, is no picture, or a damaged one.
+    """
     try:
         data = path.read_bytes()
-        # imdecode, since imread accepts a JPEG that is cut short and fills the rest with grey
+        # imdecode, since imread accepts a JPEG that is cut short and fills the rest with grey; a damaged PNG
+        # is kept from it, since libpng would print a line of its own
         image = (
             None
             if containers.is_damaged_png(data)

@@ -101,7 +101,8 @@ def test_a_rise_of_one_step_or_none_begins_at_the_peak(
 
 def test_sgd_without_momentum_trains(digits: Images, tmp_path: Path) -> None:
     config = small("ren-cifar10-edge-clean", "optimizer.epochs=1", "optimizer.momentum=0")
-    fit(config, digits[:64], digits[64:96], tmp_path)
+    best = fit(config, digits[:64], digits[64:96], tmp_path)
+    assert checkpoint.load(best)["position"]["step"] > 0
 
 
 def test_micro_batches_accumulate_to_the_same_update(digits: Images, tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sdk import containers
 from sdk.cpus import available_cpus
+from sdk.errors import SourceError
+from sdk.pictures import read_picture
 from sdk.preprocess import resize
 from sdk.quiet import quiet_opencv
 from sdk.sources import PICTURE_SUFFIXES
@@ -129,22 +129,11 @@ def _finished(images: Images, decoding: list[Future[None]]) -> Images:
 
 
 def _decoded(path: Path) -> npt.NDArray[np.uint8]:
-    """The picture, HxWx3 BGR."""
+    """The picture, (H, W, 3) BGR."""
     try:
-        data = path.read_bytes()
-        # imdecode, since imread accepts a JPEG that is cut short and fills the rest with grey; a damaged PNG
-        # is kept from it, since libpng would print a line of its own
-        damaged = containers.is_damaged_png(data)
-        pixels: npt.NDArray[np.uint8] | None = (
-            None if damaged else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        )
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from None
-    except cv2.error:  # an empty file, or more pixels than OpenCV allows
-        pixels = None
-    if pixels is None:
-        raise DataError(f"{path}: not a picture, or a damaged one; get it again or take it out")
-    return pixels
+        return read_picture(path)
+    except SourceError as error:
+        raise DataError(str(error)) from None
 
 
 def _root(folder: Path, split: str) -> Path | None:
