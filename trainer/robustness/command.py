@@ -143,11 +143,12 @@ def hold_gate(
         check_fit(target, dataset[slice(0, 1)])
         if json is not None:
             _try_to_write(json, "--json")
-        changes = gate.compare(stored, target, dataset, where=str(where), on_progress=on_progress)
-        if json is not None:
-            _write_file(json, gate.to_json(changes), "--json")
-        gate.refuse_losses(changes, target, where=str(where))
-        return changes
+
+        def keep(changes: list[gate.Change]) -> None:
+            if json is not None:
+                _write_file(json, gate.to_json(changes), "--json")
+
+        return gate.hold(stored, target, dataset, where=str(where), on_progress=on_progress, on_changes=keep)
 
 
 @contextmanager

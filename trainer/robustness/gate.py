@@ -6,7 +6,7 @@ of the same images would span several.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -44,29 +44,16 @@ def hold(
     *,
     where: str,
     on_progress: OnProgress = lambda what, done, total: None,
+    on_changes: Callable[[list[Change]], object] = lambda changes: None,
 ) -> list[Change]:
-    """``compare``, and refuse a loss; ``where`` names the record in messages.
+    """What changed on each rung: the record's images, judged anew; a loss is refused.
+
+    Args:
+        where: names the record in messages.
+        on_changes: told of the changes, also of those that are refused.
 
     Raises:
         GateError: some rung lost more than a point; the message names it.
-        UsageError: the record is about other images, or no engine of this precision was recorded.
-    """
-    changes = compare(record, target, dataset, where=where, on_progress=on_progress)
-    refuse_losses(changes, target, where=where)
-    return changes
-
-
-def compare(
-    record: Record,
-    target: Target,
-    dataset: DataSet,
-    *,
-    where: str,
-    on_progress: OnProgress = lambda what, done, total: None,
-) -> list[Change]:
-    """What changed on each rung: the record's images, judged anew.
-
-    Raises:
         UsageError: the record is about other images, or no engine of this precision was recorded.
     """
     precision = precision_of(target.judge)
@@ -75,22 +62,16 @@ def compare(
         raise UsageError(f"{where}: has no {precision} engines on record, only {known}; record anew")
     images, before = images_of(record, dataset, where), record.chances[precision]
     now = chances(record, target.judge, images, on_progress)
-    return [Change(rung, float(before[rung].mean()), float(now[rung].mean())) for rung in now]
-
-
-def refuse_losses(changes: Sequence[Change], target: Target, *, where: str) -> None:
-    """Let ``changes`` pass if no rung lost more than a point.
-
-    Raises:
-        GateError: one did; the message names it.
-    """
+    changes = [Change(rung, float(before[rung].mean()), float(now[rung].mean())) for rung in now]
+    on_changes(changes)
     lost = [change for change in changes if change.points < -100 * TOLERANCE]
     if lost:
         listed = ", ".join(f"{change.rung} {change.points:+.1f}" for change in lost)
         raise GateError(
-            f"{target.name}, {precision_of(target.judge)}: recognizes fewer images than {where} has on "
+            f"{target.name}, {precision}: recognizes fewer images than {where} has on "
             f"record, in points: {listed}; expected at most {100 * TOLERANCE:.0f} lost"
         )
+    return changes
 
 
 def to_json(changes: Sequence[Change]) -> bytes:
