@@ -16,7 +16,7 @@ from typing import Any
 import click
 import msgspec
 
-from export.writer import write_bundle
+from export.bundle.write import write_bundle
 from sdk import EdgePurifyError
 from sdk.benchmark.subject import open_bundle
 from sdk.bundle import Bundle
@@ -25,7 +25,7 @@ from trainer import models
 from trainer.checkpoint import Loaded
 from trainer.config import Model
 from trainer.models.defence import Defence
-from trainer.twin import read_twin
+from trainer.models.twin import read_twin
 
 OF_THE_SIZE = "purifier.probe"  # where the power iteration starts, the one tensor with the images' shape
 

@@ -17,8 +17,8 @@ from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.benchmark.subject import Subject, natural_frame
 from sdk.benchmark.turns import Bare, Milliseconds, centre
 from sdk.bundle import Bundle
+from sdk.bundle.golden import Golden
 from sdk.errors import BackendError
-from sdk.golden import Golden
 from sdk.preprocess import Frame
 
 Call = Callable[[Frame], str]

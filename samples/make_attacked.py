@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sdk.bundle import Bundle, default_bundle
 from trainer.models import Defence, Draw
-from trainer.twin import read_twin
+from trainer.models.twin import read_twin
 
 SIDE = 128  # of a frame, in pixels
 FPS = 8

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sdk.draw import Draw
     from sdk.purifier import Purifier
     from sdk.result import Result, Timings, Undefended
-    from sdk.roi import Roi
+    from sdk.sources.roi import Roi
 
     __version__: str
 
@@ -57,7 +57,7 @@ _HOMES = {
     "Draw": "sdk.draw",
     "Purifier": "sdk.purifier",
     "Result": "sdk.result",
-    "Roi": "sdk.roi",
+    "Roi": "sdk.sources.roi",
     "Timings": "sdk.result",
     "Undefended": "sdk.result",
 }

@@ -1,16 +1,31 @@
-"""The SDK's few errors, under one base, each with the exit code its command line ends with.
+"""Errors of all three packages, under one base, each with the exit code that a command ends with.
 
-A message says what was wrong, where, what was got and expected, and how to mend it, so a command can print it
-as one line and an application can show it as it is.
+    raise BundleError(f"bundle {folder}: no bundle.json in it", hint="give the folder of a bundle")
+
+An error's message is one line: what was wrong, where, what was got and expected, and, after a semicolon, how
+to fix it. A command prints the message; a program that shows both parts apart reads ``what`` and ``hint``.
 """
 
 from __future__ import annotations
 
 
 class EdgePurifyError(Exception):
-    """Base of every error that a user can cause or meet; ``exit_code`` is what a command ends with."""
+    """Base of every error that a user can cause or meet.
+
+    Args:
+        what: what was wrong and where, with the values got and expected; no full stop.
+        hint: how to fix it, as an instruction; None where nothing can be advised.
+
+    Attributes:
+        exit_code: what a command ends with.
+    """
 
     exit_code = 1
+
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        super().__init__(what if hint is None else f"{what}; {hint}")
+        self.what = what
+        self.hint = hint
 
 
 class UsageError(EdgePurifyError, ValueError):

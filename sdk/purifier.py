@@ -22,13 +22,13 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from sdk.backends import open_backend
-from sdk.backends.base import Backend, Float, checked
+from sdk.backends.interface import Backend, Float, checked
 from sdk.bundle import Bundle, default_bundle
 from sdk.draw import Draw, Drawer
 from sdk.errors import BackendError, UsageError
 from sdk.preprocess import Frame, Preprocessor
 from sdk.result import Result, Timings, Undefended
-from sdk.roi import Roi
+from sdk.sources.roi import Roi
 from sdk.suspicion import suspicion as suspicion_of
 
 __all__ = ["OnError", "Purifier", "Result", "Timings", "Undefended"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdk.backends.base import Float
+from sdk.backends.interface import Float
 from sdk.draw import Draw
 from sdk.preprocess import Frame
 

@@ -18,11 +18,11 @@ import msgspec
 import torch
 
 from sdk.bundle import Bundle
-from sdk.cpus import available_cpus
 from sdk.errors import EdgePurifyError
+from sdk.host.cpus import available_cpus
 from sdk.preprocess import Frame, Preprocessor
 from trainer.models.defence import Defence
-from trainer.twin import read_twin
+from trainer.models.twin import read_twin
 
 TRIAL_FRAMES = 20
 

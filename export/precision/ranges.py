@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from export.onnx import ExportError
+from export.bundle.torch_to_onnx import ExportError
 from export.precision.graph import float_values, parse
 
 Feeds = Mapping[str, npt.NDArray[Any]]

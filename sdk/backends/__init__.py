@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
-from sdk.backends.base import Backend, OnnxBackend
+from sdk.backends.interface import Backend, OnnxBackend
+from sdk.backends.plan_store import EngineBackend
 from sdk.backends.providers import PROVIDERS, Provider
 from sdk.bundle import Bundle, Precision
-from sdk.engines import EngineBackend
 from sdk.errors import BackendError, UsageError
-from sdk.machine import gpu_nodes
+from sdk.host.hardware import gpu_nodes
+
+if TYPE_CHECKING:
+    from sdk.backends.auto_precision import Trial
 
 BACKENDS = ("auto", *get_args(OnnxBackend), *get_args(EngineBackend))
 PRECISIONS = ("auto", *get_args(Precision))
@@ -100,9 +103,14 @@ def _open_onnx(
 def _best_precision(bundle: Bundle, backend: OnnxBackend, provider: Provider) -> Precision:
     if len(bundle.manifest.precisions) == 1:
         return bundle.manifest.precisions[0]
-    from sdk.backends.trial import trial
-
     return trial(bundle, backend, provider).chosen
+
+
+def trial(bundle: Bundle, backend: OnnxBackend, provider: Provider = "cpu") -> Trial:
+    """The precision trial of ``bundle`` on this machine; see ``sdk.backends.auto_precision.trial``."""
+    from sdk.backends import auto_precision
+
+    return auto_precision.trial(bundle, backend, provider, open_backend=open_backend)
 
 
 def _check_choice(what: str, got: str, known: Sequence[str]) -> None:

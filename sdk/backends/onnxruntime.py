@@ -28,7 +28,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sdk.backends.base import Float
+from sdk.backends.interface import Float
 from sdk.backends.providers import Provider, chain, require_kept
 from sdk.backends.sessions import EngineFile, Feeds, SessionBackend, Tensors, one_line
 from sdk.bundle import Bundle, Precision

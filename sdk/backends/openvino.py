@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from sdk.backends.base import Float
+from sdk.backends.interface import Float
 from sdk.backends.sessions import EngineFile, Feeds, SessionBackend, Tensors, listed, one_line
 from sdk.bundle import Bundle, Precision
 from sdk.errors import BackendError

@@ -15,11 +15,11 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from sdk.backends.base import Float, Inference, checked
+from sdk.backends.interface import Float, Inference, checked
 from sdk.bundle import Bundle, Engine, Precision
-from sdk.cpus import available_cpus
 from sdk.draw import Draw, encode_subset
 from sdk.errors import BackendError
+from sdk.host.cpus import available_cpus
 
 SLOW_MS = 0.5  # a faster engine is not tried with more threads: handing work over takes a part of that
 GAIN = 0.85  # of the time on one thread that more threads have to come down to

@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sdk.backends.base import Float, Inference, checked
 from sdk.backends.cuda import Array, Driver, open_driver
+from sdk.backends.interface import Float, Inference, checked
+from sdk.backends.plan_store import BuiltEngine, EngineBackend, Host, build_command, find_engine
 from sdk.backends.tensorrt_engine import Buffer, Library, LoadedEngine, import_library
 from sdk.bundle import Bundle, Precision, RandomInput
 from sdk.draw import Draw, encode_subset
-from sdk.engines import BuiltEngine, EngineBackend, Host, build_command, find_engine
 from sdk.errors import BackendError
-from sdk.machine import jetson_model
+from sdk.host.hardware import jetson_model
 
 AUTO_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")  # the first that is built; int8 only if asked for
 MIN_SCRATCH_BYTES = 256  # CUDA refuses to allocate nothing

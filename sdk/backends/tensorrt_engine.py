@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from sdk.backends.cuda import Array
-from sdk.engines import NAMES, BuiltEngine, EngineBackend
+from sdk.backends.plan_store import NAMES, BuiltEngine, EngineBackend
 from sdk.errors import BackendError
 
 MODULES: dict[EngineBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -27,8 +27,8 @@ from sdk.benchmark.table import render
 from sdk.benchmark.throughput import loop
 from sdk.benchmark.torch_eager import eager
 from sdk.bundle import Bundle
-from sdk.cpus import available_cpus
 from sdk.errors import UsageError
+from sdk.host.cpus import available_cpus
 
 __all__ = [
     "OVERHEAD_BOUND",

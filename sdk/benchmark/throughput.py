@@ -18,7 +18,7 @@ import cv2
 from sdk.benchmark.children import NotMeasured
 from sdk.benchmark.report import Throughput
 from sdk.benchmark.subject import Subject, Synthetic
-from sdk.cpus import available_cpus
+from sdk.host.cpus import available_cpus
 from sdk.loop import run
 from sdk.purifier import Purifier
 from sdk.result import Result

@@ -14,9 +14,9 @@ import os
 from pathlib import Path
 
 from sdk.errors import UsageError
+from sdk.sinks.base import Sink
+from sdk.sinks.images import AnnotatedImages
 from sdk.sinks.json_lines import JsonLines
-from sdk.sinks.pictures import AnnotatedImages
-from sdk.sinks.sink import Sink
 from sdk.sinks.video import VIDEO_CODECS, AnnotatedVideo
 from sdk.sinks.window import Window
 

@@ -12,10 +12,10 @@ from typing import IO
 import msgspec
 
 from sdk.errors import SinkError
-from sdk.records import record
+from sdk.files import Unfinished
 from sdk.result import Result
-from sdk.sinks.sink import Sink
-from sdk.sinks.unfinished import Unfinished
+from sdk.sinks.base import Sink
+from sdk.sinks.record import record
 from sdk.sources import Frame
 
 

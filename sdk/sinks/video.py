@@ -8,13 +8,13 @@ from typing import Any
 
 import cv2
 
-from sdk.annotate import annotate, fit
 from sdk.errors import SinkError, UsageError
-from sdk.quiet import quiet_opencv
+from sdk.files import Unfinished
 from sdk.result import Result
-from sdk.sinks.sink import Sink
-from sdk.sinks.unfinished import Unfinished
+from sdk.sinks.annotate import annotate, fit
+from sdk.sinks.base import Sink
 from sdk.sources import Frame
+from sdk.sources.opencv import quiet_opencv
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import cv2
 
-from sdk.annotate import annotate
 from sdk.errors import SinkError
 from sdk.result import Result
-from sdk.sinks.sink import Sink
+from sdk.sinks.annotate import annotate
+from sdk.sinks.base import Sink
 from sdk.sources import Frame
 
 _QUIT_KEYS = (ord("q"), 27)  # 27 is Escape

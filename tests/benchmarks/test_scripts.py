@@ -12,7 +12,7 @@ import torch
 
 from sdk.bundle import Bundle, default_bundle
 from sdk.errors import UsageError
-from trainer.twin import read_twin
+from trainer.models.twin import read_twin
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 

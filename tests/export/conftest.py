@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from export import writer
-from export.lower import Lowering, lower_bundle
-from export.writer import write_bundle
+from export.bundle import write as writer
+from export.bundle.write import write_bundle
+from export.precision.add import Lowering, lower_bundle
 from sdk.bundle import Bundle
 from trainer import checkpoint, config, models
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from export import builder
-from export.builder import BuildError, Options, build_plan
+from export.tensorrt import build as builder
+from export.tensorrt.build import BuildError, Options, build_plan
 
 trt = pytest.importorskip(
     "tensorrt_rtx", reason="tensorrt_rtx isn't installed: pip install 'edge-purify[rtx]'"

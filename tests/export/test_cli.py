@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from export import cli, console
+from export import cli
+from export.cli import console
 from sdk.bundle import Bundle
 from tests.export.spoil import break_engine, edit_manifest
 

@@ -21,13 +21,14 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from export import cli, engines
-from export.build_process import Job, build_apart
-from export.builder import BuildError, Options, Profile
-from export.engines import Outcome, build_engines
-from export.targets import BuildHost
+from export import cli
+from export.tensorrt import engines
+from export.tensorrt.build import BuildError, Options, Profile
+from export.tensorrt.devices import BuildHost
+from export.tensorrt.engines import Outcome, build_engines
+from export.tensorrt.worker import Job, build_apart
+from sdk.backends.plan_store import BuiltEngine, Host, Sidecar, bundle_folder, cache_folder, find_engine
 from sdk.bundle import Bundle, Precision
-from sdk.engines import BuiltEngine, Host, Sidecar, bundle_folder, cache_folder, find_engine
 from sdk.errors import BackendError, UsageError
 from tests.export.rejected import rejected_graph
 from tests.export.spoil import edit_manifest, rehash

@@ -11,18 +11,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.conventions import Conventions
-from export.foreign import ForeignClassifier, read_labels
-from export.images import synthetic_images
-from export.onnx import ExportError
+from export.bundle.torch_to_onnx import ExportError
+from export.bundle.write import write_bundle
+from export.checks.synthetic_images import synthetic_images
+from export.external_classifier.classifier import ForeignClassifier, read_labels
+from export.external_classifier.conventions import Conventions
 from export.precision.ranges import session
-from export.writer import write_bundle
 from sdk.bundle import Bundle
 from sdk.errors import BundleError, UsageError
 from sdk.purifier import Purifier
 from tests.export.tensorrt_build import build_size_bytes
 from tests.export.test_cli import assert_one_line, run
-from trainer.twin import read_twin
+from trainer.models.twin import read_twin
 
 LABELS = ("red", "green", "blue")
 IMAGENET = Conventions(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

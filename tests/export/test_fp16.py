@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export.onnx import engine_bytes
+from export.bundle.torch_to_onnx import engine_bytes
 from export.precision.fp16 import halve
 from export.precision.ranges import session
 from sdk.bundle import Bundle

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from export import verify
-from export.calibration import attacked_images, self_made_images
-from export.gate_accuracy import Labelled, PairedAccuracy, upper_bound
-from export.images import synthetic_images
+from export.checks.accuracy import Labelled, PairedAccuracy, upper_bound
+from export.checks.synthetic_images import synthetic_images
+from export.checks.verify import verify
+from export.precision.calibration import attacked_images, self_made_images
 from sdk.backends import open_backend
-from sdk.backends.base import Backend, Float
+from sdk.backends.interface import Backend, Float
 from sdk.bundle import Bundle
 from sdk.errors import EdgePurifyError, GateError, UsageError
 from tests.export.test_cli import assert_one_line, run
 from trainer.data import Images, open_dataset
-from trainer.robustness import record
-from trainer.robustness.ball import Ball
-from trainer.robustness.ladder import Outcome, Step
+from trainer.robustness.attacks.ball import Ball
+from trainer.robustness.evaluation.ladder import Outcome, Step
+from trainer.robustness.results import record
 
 
 class Forgetful:

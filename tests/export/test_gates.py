@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from export import calibration
-from export.calibration import from_dataset
-from export.gate import gate
-from export.lower import Lowering, lower_bundle
+from export.checks.gate import gate
+from export.precision import calibration
+from export.precision.add import Lowering, lower_bundle
+from export.precision.calibration import from_dataset
 from sdk.bundle import MANIFEST, Bundle
-from sdk.deviation import BOUNDS, Deviation, deviation
+from sdk.bundle.deviation import BOUNDS, Deviation, deviation
 from sdk.errors import GateError, UsageError
 from tests.export.spoil import edit_manifest
 from tests.export.test_cli import assert_one_line, run

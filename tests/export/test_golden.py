@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.writer import make_golden
+from export.bundle.write import make_golden
 from sdk.backends import open_backend
 from sdk.bundle import Bundle
-from sdk.deviation import BOUND
+from sdk.bundle.deviation import BOUND
+from sdk.bundle.golden import Golden, replay
 from sdk.errors import BundleError
-from sdk.golden import Golden, replay
 from tests.export.spoil import rehash
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.operators import OperatorError, check_bundle, check_operators, complaints
+from export.checks.trt_operators import OperatorError, check_bundle, check_operators, complaints
 from sdk.bundle import Bundle
 from tests.export.spoil import rehash
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pytest
 
-from export.gate import gate
-from export.parity import parity
+from export.checks.gate import gate
+from export.checks.twin_parity import parity
 from sdk.backends import open_backend
-from sdk.backends.base import Backend, Float
+from sdk.backends.interface import Backend, Float
 from sdk.bundle import Bundle
-from sdk.deviation import BOUND, Deviation, deviation
+from sdk.bundle.deviation import BOUND, Deviation, deviation
 from sdk.errors import GateError
-from trainer.twin import read_twin
+from trainer.models.twin import read_twin
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from export import cli, sign_command
+from export import cli
+from export.cli import sign as sign_command
+from export.signing import sign
 from sdk.bundle import SIGNATURE, Bundle
-from sdk.signing import sign
 from tests.export.test_cli import assert_one_line, run
 from tests.sdk.keys import Keys, make_keys
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from export import cli
-from export.targets import TARGETS, build_host, find_target
+from export.tensorrt.devices import TARGETS, build_host, find_target
 from sdk.backends.cuda import Gpu
 from sdk.errors import BackendError, UsageError
 

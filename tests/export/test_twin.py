@@ -12,7 +12,7 @@ import torch
 from sdk.bundle import Bundle
 from sdk.errors import BundleError
 from tests.export.spoil import edit_manifest
-from trainer.twin import read_twin, save_twin
+from trainer.models.twin import read_twin, save_twin
 
 
 def test_the_twin_is_what_was_exported_bit_for_bit(bundle: Bundle, loaded: Any) -> None:

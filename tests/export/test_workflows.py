@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from export.targets import TARGETS
+from export.tensorrt.devices import TARGETS
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from export import writer
-from export.onnx import ExportError
-from export.staging import staged
-from export.writer import write_bundle
+from export.bundle import write as writer
+from export.bundle.staging import staged
+from export.bundle.torch_to_onnx import ExportError
+from export.bundle.write import write_bundle
 from sdk.bundle import MANIFEST, Bundle
 from sdk.errors import GateError, UsageError
 from tests.export.conftest import CONFIG, save_untrained

@@ -15,11 +15,11 @@ from typing import get_args
 
 import pytest
 
+from sdk.backends.plan_store import EngineBackend, build_command
 from sdk.backends.tensorrt import TensorRtBackend
 from sdk.backends.tensorrt_engine import MODULES
 from sdk.bundle import MANIFEST, Bundle, Precision, default_bundle
-from sdk.engines import EngineBackend, build_command
-from sdk.machine import gpu_nodes
+from sdk.host.hardware import gpu_nodes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

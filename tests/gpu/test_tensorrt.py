@@ -12,9 +12,9 @@ from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.tensorrt import TensorRtBackend
 from sdk.benchmark import OVERHEAD_BOUND, natural_frame
 from sdk.bundle import Bundle
-from sdk.deviation import deviation
+from sdk.bundle.deviation import deviation
+from sdk.bundle.golden import Golden, replay
 from sdk.draw import Drawer
-from sdk.golden import Golden, replay
 from sdk.preprocess import Preprocessor, plan_resize
 from sdk.purifier import Purifier
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from sdk.draw import Draw
-from sdk.quiet import quiet_opencv
 from sdk.result import Result, Timings
 from sdk.sources import Frame
+from sdk.sources.opencv import quiet_opencv
 
 quiet_opencv()  # before the first video that a test writes, which fixes FFmpeg's log level for the process
 

@@ -13,10 +13,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from sdk.backends import open_backend
+from sdk.backends import open_backend, trial
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.providers import ProviderError
-from sdk.backends.trial import trial
 from sdk.bundle import Bundle, Engine, Precision
 from sdk.errors import BackendError, UsageError
 from tests.sdk.fakes.golden import with_golden

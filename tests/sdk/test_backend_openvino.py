@@ -14,8 +14,8 @@ import pytest
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.openvino import OpenVinoBackend
 from sdk.bundle import Bundle, Precision, default_bundle
+from sdk.bundle.golden import Golden, replay
 from sdk.draw import Drawer
-from sdk.golden import Golden, replay
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -27,7 +27,7 @@ from sdk.backends.tensorrt import TensorRtBackend
 from sdk.bundle import Bundle, File, RandomInput, sha256_of, write_manifest
 from sdk.draw import Draw, Drawer
 from sdk.errors import BackendError
-from sdk.machine import gpu_nodes
+from sdk.host.hardware import gpu_nodes
 from tests.sdk.fakes.built import plan_of, write_engines
 from tests.sdk.fakes.cuda_bindings import FakeCudaBindings
 from tests.sdk.fakes.gpu import FakeGpu, Misuse

@@ -13,7 +13,7 @@ import pytest
 
 from sdk import backends
 from sdk.cli import main
-from sdk.records import Record
+from sdk.sinks.record import Record
 from tests.sdk.conftest import N_FRAMES, MjpegServer, count_frames, cut, wait_until, write_video
 
 Output = tuple[int, str, list[str]]  # exit code, standard output, lines on stderr but for ON_THE_CPU

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sdk import cpus
-from sdk.cpus import available_cpus, cgroup_quota
+from sdk.host import cpus
+from sdk.host.cpus import available_cpus, cgroup_quota
 
 V2 = {"proc/self/cgroup": "0::/app/web\n"}
 V1 = {"proc/self/cgroup": "9:name=systemd:/x\n4:cpu,cpuacct:/docker/abc\n3:memory:/m\n"}

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdk import checkup
 from sdk.bundle import Bundle
-from sdk.checkup import Finding, build_part
 from sdk.cli import main
 from sdk.doctor import Report, examine
+from sdk.doctor import checks as checkup
+from sdk.doctor.checks import Finding, build_part
 from tests.sdk.fakes.built import write_engines
 from tests.sdk.fakes.cuda_bindings import FakeCudaBindings
 from tests.sdk.fakes.golden import rehash, with_golden

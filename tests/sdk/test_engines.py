@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdk.bundle import Bundle, File
-from sdk.engines import (
+from sdk.backends.plan_store import (
     SCHEMA,
     BuiltEngine,
     Fingerprint,
@@ -27,6 +26,7 @@ from sdk.engines import (
     make_cache_folder,
     plan_path,
 )
+from sdk.bundle import Bundle, File
 from sdk.errors import BackendError
 
 RTX = Host("tensorrt-rtx", "1.7.1.116", "NVIDIA RTX 4090", "8.9")

@@ -14,7 +14,7 @@ import pytest
 
 from sdk.backends import cuda as seam
 from sdk.errors import BackendError
-from sdk.machine import gpu_nodes
+from sdk.host.hardware import gpu_nodes
 from tests.sdk.fakes import tensorrt as fake_trt
 from tests.sdk.fakes.cuda_bindings import NO_RESULT, FakeCudaBindings
 from tests.sdk.fakes.gpu import FakeGpu

@@ -10,9 +10,9 @@ import pytest
 
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.bundle import Bundle
-from sdk.deviation import BOUNDS
+from sdk.bundle.deviation import BOUNDS
+from sdk.bundle.golden import Golden, replay
 from sdk.errors import BundleError
-from sdk.golden import Golden, replay
 from tests.sdk.fakes.golden import rehash, with_golden
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdk.machine import (
+from sdk.host.hardware import (
     cuda_toolkit,
     gpu_model,
     gpu_nodes,

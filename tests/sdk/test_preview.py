@@ -24,17 +24,17 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sdk.annotate import annotate
 from sdk.bundle import Bundle
 from sdk.cli import main
 from sdk.errors import SinkError, UsageError
-from sdk.preview import Address, Preview, feed, server
-from sdk.preview.address import Guard
-from sdk.preview.feed import Feed, Status
-from sdk.preview.sink import TOKEN_VARIABLE
-from sdk.records import record
-from sdk.roi import Roi
+from sdk.sinks.annotate import annotate
+from sdk.sinks.preview import Address, Preview, feed, server
+from sdk.sinks.preview.address import Guard
+from sdk.sinks.preview.feed import Feed, Status
+from sdk.sinks.preview.sink import TOKEN_VARIABLE
+from sdk.sinks.record import record
 from sdk.sources import open_source
+from sdk.sources.roi import Roi
 from tests.sdk.conftest import DEADLINE_S, MjpegServer, make_frame, make_result, wait_until
 from tests.sdk.test_cli import COMMAND
 
@@ -440,7 +440,9 @@ def test_missing_package_names_the_extra(
     package: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [
-        name for name in sys.modules if name.startswith(("sdk.preview.metrics", "sdk.preview.server"))
+        name
+        for name in sys.modules
+        if name.startswith(("sdk.sinks.preview.metrics", "sdk.sinks.preview.server"))
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

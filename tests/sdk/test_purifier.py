@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sdk import Bundle, Purifier, Result
-from sdk.backends.base import Float, Inference
+from sdk.backends.interface import Float, Inference
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.draw import Draw
 from sdk.errors import BackendError, BundleError, UsageError

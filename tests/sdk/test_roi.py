@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdk.annotate import annotate
 from sdk.cli import main
 from sdk.errors import UsageError
 from sdk.loop import run
 from sdk.purifier import Purifier
-from sdk.records import Record
 from sdk.result import Result
-from sdk.roi import Roi
 from sdk.sinks import JsonLines
+from sdk.sinks.annotate import annotate
+from sdk.sinks.record import Record
 from sdk.sources import open_source
+from sdk.sources.roi import Roi
 from tests.sdk.conftest import make_frame, make_result, write_video
 
 PIXELS = st.integers(0, 200)

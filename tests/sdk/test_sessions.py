@@ -17,9 +17,9 @@ from sdk.backends import open_backend, sessions
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.openvino import OpenVinoBackend
 from sdk.bundle import MANIFEST, Bundle, RandomInput, sha256_of, write_manifest
+from sdk.bundle.golden import Golden, replay
 from sdk.draw import Drawer
 from sdk.errors import BackendError
-from sdk.golden import Golden, replay
 from tests.sdk.fakes.golden import with_golden
 
 Kind = type[OnnxRuntimeBackend] | type[OpenVinoBackend]

@@ -14,14 +14,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from sdk import bundle as bundles
+from export.signing import PassphraseNeeded, sign
+from sdk.backends.plan_store import bundle_folder, find_engine
 from sdk.bundle import MANIFEST, SIGNATURE, Bundle, write_manifest
+from sdk.bundle import files as bundles
 from sdk.cli import main
 from sdk.doctor import examine
-from sdk.engines import bundle_folder, find_engine
 from sdk.errors import BackendError, BundleError, UsageError
 from sdk.purifier import Purifier
-from sdk.signing import PassphraseNeeded, sign
 from tests.sdk.conftest import write_video
 from tests.sdk.keys import Keys, make_keys
 from tests.sdk.test_engines import ORIN, fingerprint, put

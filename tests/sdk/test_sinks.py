@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdk import sinks
-from sdk.annotate import annotate
 from sdk.errors import SinkError, UsageError
-from sdk.records import Record
 from sdk.sinks import (
     VIDEO_CODECS,
     AnnotatedImages,
@@ -27,6 +25,8 @@ from sdk.sinks import (
     open_save,
     window,
 )
+from sdk.sinks.annotate import annotate
+from sdk.sinks.record import Record
 from tests.sdk.conftest import count_frames, make_frame, make_result
 
 RED = (0, 0, 255)

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.errors import SourceError
-from sdk.live import Live, redact
-from sdk.sources import Frame, Source, frame_rate, open_source
+from sdk.sources import Frame, Source, open_source
+from sdk.sources.live import Live, redact
+from sdk.sources.source import frame_rate
 from tests.sdk.conftest import (
     CODECS,
     N_FRAMES,

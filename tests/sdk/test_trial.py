@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from sdk import doctor
-from sdk.backends import onnxruntime, open_backend, trial
-from sdk.backends.base import Float
+from sdk.backends import auto_precision, onnxruntime, open_backend
+from sdk.backends import trial as run_trial
+from sdk.backends.auto_precision import SCHEMA, Measured, Trial, remembered, this_machine
+from sdk.backends.interface import Float
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
-from sdk.backends.trial import SCHEMA, Measured, Trial, remembered, this_machine
 from sdk.bundle import MANIFEST, Bundle, Manifest, Precision, write_manifest
 from sdk.errors import BackendError, BundleError
 from tests.sdk.fakes.golden import with_golden
@@ -50,7 +51,7 @@ def bundle(bundle_copy: Path, cache: Path) -> Bundle:
 def times_ms(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What each precision takes; a test changes it.  Beside it, every precision that is timed is noted."""
     times = {"fp32": 10.0, "fp16": 9.5, "int8": 12.0}
-    monkeypatch.setattr(trial, "_frame_ms", lambda bundle, backend: times[backend.precision])
+    monkeypatch.setattr(auto_precision, "_frame_ms", lambda bundle, backend: times[backend.precision])
     return times
 
 
@@ -97,7 +98,7 @@ def test_a_precision_that_is_wrong_here_is_never_taken(
 ) -> None:
     times_ms["int8"] = 0.1
     monkeypatch.setattr(onnxruntime, "OnnxRuntimeBackend", WrongInInt8)
-    found = trial.trial(bundle, "onnxruntime")
+    found = run_trial(bundle, "onnxruntime")
     assert found.chosen == "fp32"
     assert "in int8: its purified image differs from the golden outputs" in str(found.measured[2].complaint)
     assert found.measured[2].frame_ms is None
@@ -114,7 +115,7 @@ def test_a_precision_that_does_not_load_is_never_taken(
     bundle: Bundle, times_ms: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "OnnxRuntimeBackend", BrokenInFp16)
-    found = trial.trial(bundle, "onnxruntime")
+    found = run_trial(bundle, "onnxruntime")
     assert (found.chosen, found.measured[1].complaint) == (
         "fp32",
         "engine purifier-00: ONNX Runtime can't load it",
@@ -127,9 +128,9 @@ def test_a_precision_that_failed_for_once_has_its_chance_the_next_time(
     times_ms["fp16"] = 5.0
     with monkeypatch.context() as passing:
         passing.setattr(onnxruntime, "OnnxRuntimeBackend", BrokenInFp16)
-        assert trial.trial(bundle, "onnxruntime").chosen == "fp32"
+        assert run_trial(bundle, "onnxruntime").chosen == "fp32"
     assert remembered(bundle, "onnxruntime") is None
-    assert trial.trial(bundle, "onnxruntime").chosen == "fp16"
+    assert run_trial(bundle, "onnxruntime").chosen == "fp16"
 
 
 def test_a_precision_that_is_wrong_here_stays_so(
@@ -137,15 +138,15 @@ def test_a_precision_that_is_wrong_here_stays_so(
 ) -> None:
     monkeypatch.setattr(onnxruntime, "OnnxRuntimeBackend", WrongInInt8)
     assert remembered(bundle, "onnxruntime") is None
-    assert trial.trial(bundle, "onnxruntime") == remembered(bundle, "onnxruntime")
+    assert run_trial(bundle, "onnxruntime") == remembered(bundle, "onnxruntime")
 
 
 def test_a_real_trial_times_every_precision_and_says_so_once(
     bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "sdk"):
-        found = trial.trial(bundle, "onnxruntime")
-        assert trial.trial(bundle, "onnxruntime") == found
+        found = run_trial(bundle, "onnxruntime")
+        assert run_trial(bundle, "onnxruntime") == found
     assert [measured.precision for measured in found.measured] == ["fp32", "fp16", "int8"]
     assert all(measured.frame_ms is not None and measured.frame_ms > 0 for measured in found.measured)
     assert len(caplog.messages) == 1
@@ -172,9 +173,9 @@ def test_golden_outputs_that_cannot_be_read_stop_auto_alone(bundle: Bundle) -> N
 def test_a_trial_is_remembered_for_its_user_alone(
     bundle: Bundle, cache: Path, times_ms: dict[str, float]
 ) -> None:
-    found = trial.trial(bundle, "onnxruntime")
+    found = run_trial(bundle, "onnxruntime")
     times_ms["int8"] = 0.1  # which a second trial would find
-    assert trial.trial(bundle, "onnxruntime") == remembered(bundle, "onnxruntime") == found
+    assert run_trial(bundle, "onnxruntime") == remembered(bundle, "onnxruntime") == found
     assert [path.stat().st_mode & 0o777 for path in (cache, cache / "trials")] == [0o700] * 2
     assert [path.suffix for path in (cache / "trials").iterdir()] == [".json"]
 
@@ -192,18 +193,18 @@ def test_a_trial_is_remembered_for_its_user_alone(
 def test_another_machine_is_measured_anew(
     bundle: Bundle, times_ms: dict[str, float], monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
 ) -> None:
-    trial.trial(bundle, "onnxruntime")
+    run_trial(bundle, "onnxruntime")
     other = msgspec.structs.replace(MACHINE, **change)
-    monkeypatch.setattr(trial, "this_machine", lambda backend, provider: other)
+    monkeypatch.setattr(auto_precision, "this_machine", lambda backend, provider: other)
     assert remembered(bundle, "onnxruntime") is None
     times_ms["int8"] = 0.1
-    assert trial.trial(bundle, "onnxruntime").chosen == "int8"
+    assert run_trial(bundle, "onnxruntime").chosen == "int8"
 
 
 def test_each_backend_has_its_own_trial(
     bundle: Bundle, times_ms: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial.trial(bundle, "onnxruntime")
+    run_trial(bundle, "onnxruntime")
     assert remembered(bundle, "openvino") is None
     times_ms["int8"] = 5.0
     opened = open_backend(bundle, "openvino")
@@ -215,7 +216,7 @@ def test_each_backend_has_its_own_trial(
 
 
 def test_another_bundle_is_measured_anew(bundle: Bundle, times_ms: dict[str, float]) -> None:
-    trial.trial(bundle, "onnxruntime")
+    run_trial(bundle, "onnxruntime")
     manifest: Manifest = msgspec.structs.replace(bundle.manifest, name="other")
     write_manifest(bundle.folder, manifest)
     assert remembered(Bundle.open(bundle.folder), "onnxruntime") is None
@@ -235,26 +236,26 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
 def test_a_damaged_record_is_replaced(
     bundle: Bundle, cache: Path, times_ms: dict[str, float], damage: Callable[[bytes], bytes]
 ) -> None:
-    first = trial.trial(bundle, "onnxruntime")
+    first = run_trial(bundle, "onnxruntime")
     (path,) = (cache / "trials").iterdir()
     before = path.read_bytes()
     path.write_bytes(damage(before))
     assert path.read_bytes() != before
     assert remembered(bundle, "onnxruntime") is None
-    assert trial.trial(bundle, "onnxruntime") == first
+    assert run_trial(bundle, "onnxruntime") == first
     assert path.read_bytes() == before
 
 
 def test_a_cache_that_others_may_write_to_is_neither_read_nor_written(
     bundle: Bundle, cache: Path, times_ms: dict[str, float]
 ) -> None:
-    trial.trial(bundle, "onnxruntime")
+    run_trial(bundle, "onnxruntime")
     (path,) = (cache / "trials").iterdir()
     before = path.read_bytes()
     cache.chmod(0o777)
     assert remembered(bundle, "onnxruntime") is None
     times_ms["int8"] = 0.1
-    assert trial.trial(bundle, "onnxruntime").chosen == "int8"
+    assert run_trial(bundle, "onnxruntime").chosen == "int8"
     assert path.read_bytes() == before
 
 
@@ -262,7 +263,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
     bundle: Bundle, cache: Path, times_ms: dict[str, float]
 ) -> None:
     cache.parent.write_text("a file where the folder should be")
-    assert trial.trial(bundle, "onnxruntime").chosen == "fp32"
+    assert run_trial(bundle, "onnxruntime").chosen == "fp32"
     assert cache.parent.is_file()
 
 
@@ -281,7 +282,7 @@ def test_nothing_is_remembered_where_none_is_right(
     bundle: Bundle, times_ms: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        trial, "_measure", lambda bundle, precision, backend, provider: Measured(precision, None, "off")
+        auto_precision, "_measure", lambda bundle, precision, *_: Measured(precision, None, "off")
     )
     with pytest.raises(BackendError, match="none is right"):
         open_backend(bundle, "onnxruntime")

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 import trainer
-from trainer import banks, checkpoint
+from trainer import checkpoint
 from trainer import config as configs
 from trainer.config import Config
 from trainer.data import Images
-from trainer.fit import fit
+from trainer.data import attack_bank as banks
+from trainer.loop.fit import fit
 
 CONFIGS = Path(trainer.__file__).parent / "configs"
 SMALL = (

@@ -11,8 +11,8 @@ from torch import nn
 from sdk.errors import UsageError
 from trainer import checkpoint, config, models
 from trainer.checkpoint import CheckpointError
+from trainer.loop.warm_start import begin
 from trainer.models import Defence, adapters
-from trainer.start import begin
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.adversary import gradient_of, n_fgsm, pgd
+from trainer.objectives.attacks import gradient_of, n_fgsm, pgd
 
 EPS = 8 / 255
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from sdk.errors import UsageError
-from trainer import banks, config, models
-from trainer.banks import Bank
+from trainer import config, models
 from trainer.data import DataError, DataSet, Images, augment, split_validation
+from trainer.data import attack_bank as banks
+from trainer.data.attack_bank import Bank
 from trainer.models import Defence
 
 

@@ -16,13 +16,14 @@ from rich.console import Console
 
 from sdk.errors import EdgePurifyError, GateError, UsageError
 from tests.trainer.conftest import CONFIGS, small
-from trainer import benchmark, variants
-from trainer.benchmark import STEPS_PER_ROUND, Report, Variant
-from trainer.board import Board
+from trainer import benchmark
+from trainer.benchmark import STEPS_PER_ROUND, Report, Variant, variants
 from trainer.cli import main
 from trainer.config import Config
 from trainer.data import Images
-from trainer.run import Run, open_fabric
+from trainer.loop.fabric import open_fabric
+from trainer.loop.run import Run
+from trainer.loop.tensorboard import Board
 
 REPORT = Report(
     config="tiny", torch="2", device="cpu", processes=1, threads=1, batch_size=8, precision="32-true",

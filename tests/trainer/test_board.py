@@ -9,9 +9,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.trainer.conftest import small
-from trainer.board import Board
 from trainer.data import Images
-from trainer.fit import fit
+from trainer.loop.fit import fit
+from trainer.loop.tensorboard import Board
 
 
 @pytest.mark.parametrize("name", ["ren-cifar10-edge-clean", "plain-cifar10-edge-at"])

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.trainer.conftest import CONFIGS, SMALL_REN
-from trainer import checkpoint, console
-from trainer import fit as fitting
-from trainer.cli import main
+from trainer import checkpoint
+from trainer.cli import console, main
+from trainer.loop import fit as fitting
 
 CLEAN = str(CONFIGS / "ren-cifar10-edge-clean.toml")
 TINY = (

@@ -11,9 +11,10 @@ from tests.trainer.conftest import Prepare, small
 from tests.trainer.test_fit import weights
 from trainer import checkpoint
 from trainer.data import Images
-from trainer.fit import fit
-from trainer.progress import Progress
-from trainer.run import Run, TrainingError, open_fabric
+from trainer.loop.fabric import open_fabric
+from trainer.loop.fit import fit
+from trainer.loop.progress import Progress
+from trainer.loop.run import Run, TrainingError
 
 
 def collapse_once(monkeypatch: pytest.MonkeyPatch, *, at: int, times: int = 1) -> None:

@@ -7,7 +7,7 @@ import torch
 from sdk.benchmark import run
 from sdk.bundle import Bundle, default_bundle
 from trainer.eager import classify, fastest_threads
-from trainer.twin import read_twin
+from trainer.models.twin import read_twin
 
 
 def test_the_benchmark_takes_turns_with_it() -> None:

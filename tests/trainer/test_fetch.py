@@ -23,8 +23,8 @@ from sdk.errors import UsageError
 from trainer.cli import main
 from trainer.data import DataError, check
 from trainer.data import catalogue as catalogue_module
-from trainer.data.archive import unpack
-from trainer.data.fetch import Published, fetch_file
+from trainer.data.download.archive import unpack
+from trainer.data.download.fetch import Published, fetch_file
 
 savemat = pytest.importorskip(
     "scipy.io", reason="scipy writes the tests' SVHN; pip install 'edge-purify[dev]'"

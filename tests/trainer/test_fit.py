@@ -15,10 +15,11 @@ from tests.trainer.conftest import Prepare, full_disk, read_digits, small
 from trainer import checkpoint, objectives
 from trainer.config import Config
 from trainer.data import Images
-from trainer.fit import fit
+from trainer.loop.fabric import open_fabric
+from trainer.loop.fit import fit
+from trainer.loop.progress import Progress
+from trainer.loop.run import Run
 from trainer.models import build
-from trainer.progress import Progress
-from trainer.run import Run, open_fabric
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trainer.losses import RIDGE, code_change, diversity
+from trainer.objectives.losses import RIDGE, code_change, diversity
 
 
 def test_diversity_of_two_members_by_hand() -> None:

@@ -12,9 +12,9 @@ from tests.trainer.conftest import Prepare, small
 from tests.trainer.test_fit import weights
 from trainer import checkpoint
 from trainer.data import Images
-from trainer.fit import Report, fit
-from trainer.progress import Progress
-from trainer.run import Run
+from trainer.loop.fit import Report, fit
+from trainer.loop.progress import Progress
+from trainer.loop.run import Run
 
 NAMES = (
     "ren-cifar10-edge-clean",

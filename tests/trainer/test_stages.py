@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from sdk.errors import UsageError
-from trainer import banks, config, models, objectives
+from trainer import config, models, objectives
 from trainer.data import Images, keyed_generator, split_validation
+from trainer.data import attack_bank as banks
+from trainer.loop.fabric import open_fabric
+from trainer.loop.run import Run
+from trainer.loop.validation import pgd_accuracy
 from trainer.models import Defence, adapters
-from trainer.run import Run, open_fabric
-from trainer.validation import pgd_accuracy
 
 CONFIGS = Path(config.__file__).parent / "configs"
 TINY = {

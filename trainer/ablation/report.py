@@ -10,7 +10,7 @@ import torch
 
 from trainer.ablation.arms import FULL, Arm, Variant
 from trainer.ablation.single import STEPS, Outcome
-from trainer.robustness.statistics import Z95, wilson
+from trainer.robustness.evaluation.statistics import Z95, wilson
 
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's, by degrees of freedom
 NAMES = {"clean": "clean accuracy", "pgd": f"accuracy under PGD-{STEPS}"}

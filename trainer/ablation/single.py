@@ -16,18 +16,18 @@ import torch
 from sdk.errors import UsageError
 from trainer import checkpoint
 from trainer.ablation.arms import Variant
-from trainer.banks import digest_of
 from trainer.config import Config
 from trainer.data import Images, open_dataset, split_validation
-from trainer.fit import fit
-from trainer.progress import Progress
-from trainer.robustness import ladder
-from trainer.robustness.ball import Ball
-from trainer.robustness.budgets import Budget
-from trainer.robustness.evaluate import check_fit
-from trainer.robustness.rungs import Rungs
-from trainer.robustness.store import Store
-from trainer.robustness.targets import open_target
+from trainer.data.attack_bank import digest_of
+from trainer.loop.fit import fit
+from trainer.loop.progress import Progress
+from trainer.robustness.attacks.ball import Ball
+from trainer.robustness.defences.targets import open_target
+from trainer.robustness.evaluation import ladder
+from trainer.robustness.evaluation.budgets import Budget
+from trainer.robustness.evaluation.evaluate import check_fit
+from trainer.robustness.evaluation.rungs import Rungs
+from trainer.robustness.evaluation.store import Store
 
 BALL = Ball("linf", 8 / 255)
 STEPS = 20

@@ -6,11 +6,11 @@ Both hand out uint8 batches by ``stream``, which readies the next ones while the
 
 from trainer.data.augmentation import augment
 from trainer.data.catalogue import SPLITS, Contents, check, fetch, names, open_dataset
-from trainer.data.cifar10 import CIFAR10_LABELS, read_cifar10
 from trainer.data.dataset import DataError, DataSet, Images, split_validation
 from trainer.data.folders import ImageFolders, open_folders
 from trainer.data.generators import keyed_generator
-from trainer.data.svhn import SVHN_LABELS, read_svhn
+from trainer.data.readers.cifar10 import CIFAR10_LABELS, read_cifar10
+from trainer.data.readers.svhn import SVHN_LABELS, read_svhn
 
 __all__ = [
     "CIFAR10_LABELS",

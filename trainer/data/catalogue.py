@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdk.errors import UsageError
-from trainer.data.cifar10 import read_cifar10
 from trainer.data.dataset import DataError, DataSet, Images
-from trainer.data.fetch import OnProgress, Published, fetch_file
+from trainer.data.download.fetch import OnProgress, Published, fetch_file
 from trainer.data.folders import open_folders
-from trainer.data.svhn import read_svhn
+from trainer.data.readers.cifar10 import read_cifar10
+from trainer.data.readers.svhn import read_svhn
 
 SPLITS = ("train", "test")
 

@@ -18,12 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sdk.cpus import available_cpus
 from sdk.errors import SourceError
-from sdk.pictures import read_picture
+from sdk.host.cpus import available_cpus
 from sdk.preprocess import resize
-from sdk.quiet import quiet_opencv
-from sdk.sources import PICTURE_SUFFIXES
+from sdk.sources.opencv import quiet_opencv
+from sdk.sources.pictures import PICTURE_SUFFIXES, read_picture
 from trainer.data.dataset import DataError, DataSet, Images, Rows
 from trainer.data.generators import keyed_generator
 

@@ -7,7 +7,7 @@ import torch
 from trainer.config import MaepModel, Model, RenModel
 from trainer.models.classifier import DiverseClassifier, Parts, edge_network
 from trainer.models.defence import Defence, Draw
-from trainer.models.foreign import foreign
+from trainer.models.imported import foreign
 from trainer.models.maep import MaskedAutoencoder
 from trainer.models.purifier import NoPurifier, Purifier
 from trainer.models.ren import SparseEncodingPurifier

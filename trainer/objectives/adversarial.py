@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.adversary import n_fgsm, pgd
 from trainer.config import AdversarialRecipe, Loss
-from trainer.losses import code_change, pair_diversity
 from trainer.models.defence import Defence, Draw
 from trainer.models.ren import SparseEncodingPurifier
+from trainer.objectives.attacks import n_fgsm, pgd
+from trainer.objectives.losses import code_change, pair_diversity
 
 
 class AdversarialObjective(nn.Module):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.adversary import n_fgsm, pgd
 from trainer.config import AtopRecipe, Loss
 from trainer.models.defence import Defence, Draw
+from trainer.objectives.attacks import n_fgsm, pgd
 
 
 class AtopObjective(nn.Module):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import CleanRecipe, Loss
-from trainer.losses import code_change, pair_diversity
 from trainer.models.defence import Defence, Draw
+from trainer.objectives.losses import code_change, pair_diversity
 
 
 class CleanObjective(nn.Module):

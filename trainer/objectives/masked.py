@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.adversary import pgd
 from trainer.config import Loss, MaskedRecipe
 from trainer.models import adapters
 from trainer.models.defence import Defence, Draw
 from trainer.models.maep import patchify
+from trainer.objectives.attacks import pgd
 
 
 class MaskedObjective(nn.Module):

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import CleanRecipe, Loss
-from trainer.losses import pair_diversity
 from trainer.models.defence import Defence, Draw
+from trainer.objectives.losses import pair_diversity
 
 
 class PlainObjective(nn.Module):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from sdk.bundle import Bundle, sha256_of
-from sdk.engines import (
+from sdk.backends.plan_store import (
     SCHEMA,
     EngineBackend,
     Fingerprint,
@@ -17,6 +16,7 @@ from sdk.engines import (
     make_cache_folder,
     plan_path,
 )
+from sdk.bundle import Bundle, sha256_of
 
 
 def write_engines(

@@ -10,8 +10,8 @@ import numpy as np
 
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.bundle import MANIFEST, Bundle, File, Manifest, sha256_of, write_manifest
+from sdk.bundle.golden import Golden
 from sdk.draw import Drawer
-from sdk.golden import Golden
 
 N_DRAWS = 12
 

@@ -1,0 +1,1 @@
+"""From a checkpoint to the bundle folder: ONNX graphs, golden outputs, model card, manifest."""

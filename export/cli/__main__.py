@@ -1,0 +1,5 @@
+"""Run as ``python -m export.cli``."""
+
+from export.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""``edge-export bundle``: a checkpoint, or a bundle's purifiers around another classifier, as a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.cli import options
+from export.cli.console import progress, require, show
+from sdk.errors import UsageError
+
+if TYPE_CHECKING:
+    from export.external_classifier.classifier import ForeignClassifier
+    from trainer.checkpoint import Loaded
+
+
+@click.command("bundle")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace the bundle that is in OUT.")
+@click.option("--name", help="The bundle's name.  [default: the training config's]")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="Engines to write, like fp32,fp16,int8; fp32 always is.",
+)
+@options.data_options
+@click.option(
+    "--classifier-onnx",
+    type=click.Path(path_type=Path),
+    help="Put this classifier behind the purifiers instead.",
+)
+@click.option("--labels", type=click.Path(path_type=Path), help="Its labels, one a line.")
+@click.option("--mean", default="0,0,0", show_default=True, help="What it subtracts from each channel.")
+@click.option("--std", default="1,1,1", show_default=True, help="What it divides each channel by.")
+@click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw", show_default=True)
+@click.option("--color", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True)
+@click.option(
+    "--range",
+    "white",
+    type=click.Choice(["1", "255"]),
+    default="1",
+    show_default=True,
+    help="Its value of white.",
+)
+@options.images_option
+@options.report_option
+@options.json_option
+def bundle_command(
+    checkpoint: Path,
+    out: Path,
+    force: bool,
+    name: str | None,
+    precision: str,
+    data: Path | None,
+    dataset: str | None,
+    accuracy_images: int,
+    attacked: Path | None,
+    classifier_onnx: Path | None,
+    images: int,
+    report: Path | None,
+    as_json: bool,
+    **conventions: Any,
+) -> None:
+    """Write the defence in CHECKPOINT as a bundle into the folder OUT.
+
+    Every engine is compared with its torch twin first, and those of a lower precision with the FP32 engines;
+    OUT appears whole and verified, or not at all.
+
+    With --classifier-onnx, CHECKPOINT may be a bundle too: its purifiers are taken.  --mean and --std are in
+    the classifier's own range and order of channels.  Such a bundle has no torch twin.
+    """
+    require("bundle", *options.TOOLS)
+    from export.bundle.write import write_bundle
+    from export.checks.report import check_report
+    from sdk.bundle import Bundle
+
+    out = options.absolute(out)
+    lowering = options.lowering(precision, data, dataset, accuracy_images, attacked)
+    if classifier_onnx is None and (idle := options.given(*conventions)):
+        raise UsageError(f"{idle[0]}: it describes the classifier of --classifier-onnx; give that too")
+    if report is not None:
+        check_report(report, replaces=out)
+    loaded = _load(checkpoint, classifier_onnx)
+    foreign = _foreign(classifier_onnx, loaded, conventions)
+    n_engines = loaded.defence.n_purifiers + (1 if foreign else loaded.defence.n_classifiers)
+    with progress(n_engines + 1 + lowering.steps(n_engines)) as on_step:
+        outcome = write_bundle(
+            loaded,
+            out,
+            name=name,
+            force=force,
+            foreign=foreign,
+            n_images=images,
+            lowering=lowering,
+            report=report,
+            on_step=on_step,
+        )
+    show(Bundle.open(out), outcome, as_json)
+
+
+def _load(checkpoint: Path, classifier_onnx: Path | None) -> Loaded:
+    from trainer.checkpoint import Loaded, load_defence
+
+    if not checkpoint.is_dir():
+        return load_defence(checkpoint)
+    if classifier_onnx is None:
+        raise UsageError(
+            f"CHECKPOINT {checkpoint}: it is a folder; give a checkpoint's file, "
+            "or --classifier-onnx with a bundle"
+        )
+    from sdk.bundle import Bundle
+    from trainer.models.twin import read_twin
+
+    bundle = Bundle.open(checkpoint)
+    defence, manifest = read_twin(bundle), bundle.manifest
+    assert manifest.twin is not None  # read_twin refuses a bundle without one
+    config = {"name": manifest.name, "model": manifest.twin.config}
+    kept = {key: value for key, value in manifest.provenance.items() if key not in ("export", "precisions")}
+    return Loaded(defence, config, bundle.labels, kept)
+
+
+def _foreign(path: Path | None, loaded: Loaded, given: dict[str, Any]) -> ForeignClassifier | None:
+    if path is None:
+        return None
+    from export.external_classifier.classifier import ForeignClassifier, read_labels
+    from export.external_classifier.conventions import Conventions
+
+    if given["labels"] is None:
+        raise UsageError(f"--classifier-onnx {path}: give its labels too, by --labels FILE, one a line")
+    conventions = Conventions(
+        mean=_numbers("--mean", given["mean"]),
+        std=_numbers("--std", given["std"]),
+        layout=given["layout"],
+        color=given["color"],
+        range=255 if given["white"] == "255" else 1,
+    )
+    return ForeignClassifier(path, read_labels(given["labels"]), conventions, default_size=loaded.image_size)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected three numbers, like 0.485,0.456,0.406") from None

@@ -1,0 +1,110 @@
+"""``edge-export engines``: the command around ``export.tensorrt.engines``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.tensorrt.devices import TARGETS
+
+if TYPE_CHECKING:
+    from export.tensorrt.engines import Outcome
+
+
+@click.command("engines")
+@click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help=f"One of {', '.join(TARGETS)}.")
+@click.option("--precision", help="Those to build, like fp32,fp16.  [default: all that the bundle has]")
+@click.option(
+    "--workspace", type=click.IntRange(1, 1 << 20), help="Scratch memory in MiB.  [default: the target's]"
+)
+@click.option(
+    "--profile", "profiles", multiple=True, help="A dynamic input's range of shapes, NAME=MIN:OPT:MAX."
+)
+@click.option("--force", is_flag=True, help="Build anew what could be reused.")
+@click.option("--into-bundle", is_flag=True, help="Write into BUNDLE instead of the user's cache.")
+@click.option("--key", is_flag=True, help="Only print a hash that names these engines, for a CI's cache.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
+def engines_command(
+    folder: Path,
+    target: str,
+    precision: str | None,
+    workspace: int | None,
+    profiles: tuple[str, ...],
+    force: bool,
+    into_bundle: bool,
+    key: bool,
+    as_json: bool,
+) -> None:
+    """Build the TensorRT engines of BUNDLE for a target, or reuse those that are up to date.
+
+    TensorRT builds on the device that will run the engines, TensorRT-RTX (--target rtx) anywhere.
+    """
+    from export.tensorrt.build import Profile
+    from export.tensorrt.engines import build_engines, engines_key
+    from sdk.bundle import Bundle
+
+    bundle = Bundle.open(folder)
+    which: dict[str, Any] = {
+        "precisions": [] if precision is None else [name.strip() for name in precision.split(",")],
+        "workspace_mib": workspace,
+        "profiles": tuple(map(Profile.parse, profiles)),
+    }
+    if key:
+        click.echo(engines_key(bundle, target, **which))
+        return
+    with _progress() as (on_step, on_phase):
+        outcome = build_engines(
+            bundle,
+            target,
+            **which,
+            force=force,
+            into_bundle=into_bundle,
+            on_step=on_step,
+            on_phase=on_phase,
+        )
+    _report(outcome, as_json)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
+    """A bar on standard error, where that is a terminal: engines done, and TensorRT's present phase."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[phase]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("engines", total=None, phase="")
+        yield (
+            lambda what, done, total: bar.update(
+                task, description=what, completed=done, total=total, phase=""
+            ),
+            lambda phase: bar.update(task, phase=phase),
+        )
+
+
+def _report(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(outcome))
+        return
+    for engine in outcome.engines:
+        how = f"built in {engine.build_s:.1f} s" if engine.built else "reused"
+        click.echo(f"{engine.engine:<14} {engine.precision:<5} {engine.size_bytes / 1e6:6.1f} MB  {how}")
+    n_built = sum(engine.built for engine in outcome.engines)
+    click.echo(
+        f"{outcome.folder}: {len(outcome.engines)} engines for {outcome.target} "
+        f"({outcome.backend} {outcome.version}), {n_built} of them built now"
+    )

@@ -1,0 +1,153 @@
+"""Options that several commands of ``edge-export`` share, and what they mean together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast, get_args
+
+import click
+
+from export.cli.console import require
+from sdk.errors import UsageError
+
+if TYPE_CHECKING:
+    from export.checks.accuracy import Labelled
+    from export.precision.add import Lowering
+    from sdk.bundle import Bundle, Precision
+
+Command = TypeVar("Command", bound=Callable[..., None])
+NEED_DATA = ("dataset", "accuracy_images", "attacked")  # parameters that say more about --data
+TOOLS = ("torch", "onnx", "onnxscript", "onnxslim", "safetensors")
+
+
+def images_option(command: Command) -> Command:
+    """``--images``."""
+    return click.option(
+        "--images",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        help="Images that every engine is compared with what it was made from on.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")(
+        command
+    )
+
+
+def report_option(command: Command) -> Command:
+    """``--report``."""
+    return click.option(
+        "--report",
+        type=click.Path(path_type=Path),
+        help="Write everything measured to FILE.json, or FILE.xml as JUnit, whether the gates pass or not.",
+    )(command)
+
+
+def data_options(command: Command) -> Command:
+    """``--data``, ``--dataset``, ``--accuracy-images``, ``--attacked``: what judges lower precisions."""
+    for option in reversed(
+        (
+            click.option(
+                "--data",
+                type=click.Path(path_type=Path),
+                help="Folder of the data set: training images calibrate, test images measure accuracy. "
+                "Without it, self-made pictures calibrate and accuracy is not measured.",
+            ),
+            click.option("--dataset", help="The data set's name.  [default: what the bundle was trained on]"),
+            click.option(
+                "--accuracy-images",
+                type=click.IntRange(min=1),
+                default=1000,
+                show_default=True,
+                help="Test images that the accuracy of lower precisions is measured on.",
+            ),
+            click.option(
+                "--attacked",
+                type=click.Path(path_type=Path),
+                help="File of 'edge-train evaluate --record' on --data: measure the robust accuracy too.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def absolute(path: Path) -> Path:
+    """``path`` from the root: of a folder that is replaced, which may be the one that the command runs in.
+
+    Raises:
+        UsageError: it is relative to a folder that is gone.
+    """
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: the folder that this runs in is gone; change into it anew") from None
+
+
+def given(*names: str) -> list[str]:
+    """Those of the running command's parameters ``names`` that stand on its command line, as flags."""
+    context = click.get_current_context()
+    source = click.core.ParameterSource.COMMANDLINE
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) is source
+    ]
+
+
+def lowering(
+    precision: str, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
+) -> Lowering:
+    """The options as one value; FP32, which every bundle has, may be among the precisions.
+
+    Raises:
+        UsageError: a precision is unknown or named twice, or what is given would go unused.
+    """
+    from export.precision.add import Lowering
+
+    names = [name.strip() for name in precision.split(",")]
+    known = _precisions()
+    if len(set(names)) != len(names) or not set(names) <= set(known):
+        raise UsageError(f"--precision {precision}: expected some of {','.join(known)}, each once")
+    chosen = cast("tuple[Precision, ...]", tuple(name for name in known if name in names and name != "fp32"))
+    if not chosen and (idle := given("data", *NEED_DATA)):
+        raise UsageError(
+            f"{idle[0]}: it calibrates and judges lower precisions, and --precision is {precision}; "
+            "add fp16 or int8 there, or leave it out"
+        )
+    _check_data(data)
+    return Lowering(chosen, data, dataset, attacked, accuracy_images)
+
+
+def labelled(
+    bundle: Bundle, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
+) -> tuple[Labelled, ...]:
+    """The sets of labelled images that the options name, for ``bundle``.
+
+    Raises:
+        UsageError: an option would go unused.
+        EdgePurifyError: torch, which reads them, isn't installed.
+    """
+    _check_data(data)
+    if data is None and attacked is None:
+        return ()
+    require("verify", "torch")
+    from export.precision.add import Lowering
+
+    return Lowering((), data, dataset, attacked, accuracy_images).pictures(bundle).labelled
+
+
+def _check_data(data: Path | None) -> None:
+    if data is None and (idle := given(*NEED_DATA)):
+        raise UsageError(f"{idle[0]}: needs --data, the folder of the data set")
+
+
+def _precisions() -> tuple[str, ...]:
+    from sdk.bundle import Precision
+
+    return get_args(Precision)

@@ -1,0 +1,44 @@
+"""``edge-export verify``: a bundle put to the proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from export.cli import options
+from export.cli.console import progress, show
+
+
+@click.command("verify")
+@click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
+@options.images_option
+@options.data_options
+@options.report_option
+@options.json_option
+def verify_command(
+    folder: Path,
+    images: int,
+    data: Path | None,
+    dataset: str | None,
+    accuracy_images: int,
+    attacked: Path | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Check BUNDLE: its files' hashes, its golden outputs, and every engine against what it was made from.
+
+    FP32 engines are held to the torch twin, lower precisions to the FP32 engines.  The twin needs torch;
+    where that isn't installed, the golden outputs are what engines are held to.
+    """
+    from export.checks.report import check_report
+    from export.checks.verify import lower_precisions, verify
+    from sdk.bundle import Bundle
+
+    if report is not None:
+        check_report(report)
+    bundle = Bundle.open(folder)
+    labelled = options.labelled(bundle, data, dataset, accuracy_images, attacked)
+    with progress(1 + len(lower_precisions(bundle))) as on_step:
+        outcome = verify(bundle, n_images=images, labelled=labelled, report=report, on_step=on_step)
+    show(bundle, outcome, as_json)

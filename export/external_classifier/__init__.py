@@ -1,0 +1,1 @@
+"""A user's own ONNX classifier behind a bundle's purifiers."""

@@ -1,0 +1,237 @@
+"""Give a bundle engines of lower precisions: converted, held to the FP32 engines, and recorded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from export.bundle.card import with_precisions
+from export.bundle.staging import staged
+from export.checks.outcome import Verification
+from export.checks.verify import N_IMAGES, CompareFp32, OnStep, verify
+from export.precision.calibration import (
+    HELD_OUT,
+    N_ACCURACY,
+    Feeds,
+    Pictures,
+    attacked_images,
+    engine_feeds,
+    from_dataset,
+    purified_images,
+    self_made,
+)
+from sdk.backends import open_backend
+from sdk.bundle import Bundle, Engine, File, Manifest, Precision, sha256_of, write_manifest
+from sdk.errors import EdgePurifyError, UsageError
+
+Origins = dict[Precision, dict[str, Any]]  #: by precision, what its engines were made by
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What a bundle gets beside FP32, and the images that this is calibrated and judged on.
+
+    Attributes:
+        precisions: "fp16" and "int8", or one of them, or none.
+        data: folder of the data set; None calibrates on self-made pictures and leaves accuracy unmeasured.
+        dataset: its name; None takes the one that the bundle was trained on.
+        attacked: a record of ``edge-train evaluate --record`` on images of ``data``, for the robust
+            accuracy's gate.
+        n_accuracy: at most so many test images.
+    """
+
+    precisions: tuple[Precision, ...] = ()
+    data: Path | None = None
+    dataset: str | None = None
+    attacked: Path | None = None
+    n_accuracy: int = N_ACCURACY
+
+    def steps(self, n_engines: int) -> int:
+        """How many steps it takes to convert and verify a bundle of ``n_engines``."""
+        return n_engines * len(self.precisions) + 1 + len(self.precisions)
+
+    def pictures(self, bundle: Bundle) -> Pictures:
+        """The images for ``bundle``; see ``export.precision.calibration`` for what may be wrong with them."""
+        if self.data is None:
+            pictures = self_made(bundle.manifest)
+        else:
+            pictures = from_dataset(bundle, self.data, self.dataset, n_accuracy=self.n_accuracy)
+        if self.attacked is None:
+            return pictures
+        if self.data is None:
+            raise UsageError(
+                "--attacked: needs --data, the folder of the data set whose images were attacked"
+            )
+        attacked = attacked_images(bundle, self.attacked, self.data, self.dataset)
+        return Pictures(pictures.says, pictures.calibration, (*pictures.labelled, *attacked))
+
+
+def lower_bundle(
+    folder: Path,
+    lowering: Lowering,
+    *,
+    n_images: int = N_IMAGES,
+    report: Path | None = None,
+    on_step: OnStep = lambda step: None,
+) -> Verification:
+    """Add the precisions of ``lowering`` to the bundle in ``folder``, all of them and verified, or none.
+
+    Those that it has already are made anew.
+
+    Raises:
+        BundleError: there is no bundle, or it is damaged.
+        EdgePurifyError: the images can't be had, a graph can't be converted, or the folder can't be written.
+        GateError: an engine is off, or costs too much accuracy; the bundle is as it was.
+    """
+    bundle = Bundle.open(folder)
+    try:
+        with staged(bundle.folder.resolve(), force=True) as new:
+            shutil.copytree(bundle.folder, new, dirs_exist_ok=True)
+            return add_precisions(new, lowering, n_images=n_images, report=report, on_step=on_step)
+    except OSError as error:
+        raise EdgePurifyError(f"{folder}: can't be written: {error.strerror or error}") from error
+
+
+def add_precisions(
+    folder: Path,
+    lowering: Lowering,
+    *,
+    n_images: int,
+    report: Path | None,
+    on_step: OnStep,
+    compare_fp32: CompareFp32 | None = None,
+) -> Verification:
+    """The same, in place: for a folder that nobody uses yet.  Without any precision, it is only verified."""
+    bundle = Bundle.open(folder)
+    if not lowering.precisions:
+        return verify(bundle, n_images=n_images, report=report, on_step=on_step, compare_fp32=compare_fp32)
+    pictures = lowering.pictures(bundle)
+    made = _convert(bundle, lowering.precisions, pictures, on_step)
+    lowered = Bundle.open(folder)
+    found = verify(
+        lowered,
+        n_images=n_images,
+        labelled=pictures.labelled,
+        report=report,
+        on_step=on_step,
+        compare_fp32=compare_fp32,
+    )
+    _record(lowered, made, found)
+    Bundle.open(folder)
+    return found
+
+
+def _convert(
+    bundle: Bundle, precisions: tuple[Precision, ...], pictures: Pictures, on_step: OnStep
+) -> Origins:
+    """Write every engine's files and the manifest that names them; by precision, where they come from."""
+    manifest = bundle.manifest
+    with closing(open_backend(bundle, "onnxruntime", "fp32")) as backend:
+        purified = purified_images(manifest, backend, pictures.calibration)
+    engines: Origins = {precision: {} for precision in precisions}
+
+    def lowered(engine: Engine, images: Any) -> Engine:
+        feeds = engine_feeds(manifest, engine, images)
+        files = dict(engine.onnx)
+        for precision in precisions:
+            on_step(f"{engine.id} {precision}")
+            data, engines[precision][engine.id] = _engine(bundle, engine, precision, feeds)
+            path = f"onnx/{engine.id}.{precision}.onnx"
+            (bundle.folder / path).parent.mkdir(exist_ok=True)
+            (bundle.folder / path).write_bytes(data)
+            files[precision] = File(path, sha256_of(bundle.folder / path))
+        return msgspec.structs.replace(engine, onnx=files)
+
+    changed = msgspec.structs.replace(
+        manifest,
+        purifiers=tuple(lowered(engine, pictures.calibration) for engine in manifest.purifiers),
+        classifiers=tuple(lowered(engine, purified) for engine in manifest.classifiers),
+    )
+    write_manifest(bundle.folder, _without_stale_figures(manifest, changed))
+    tools = {
+        package: importlib.metadata.version(package) for package in ("edge-purify", "onnx", "onnxruntime")
+    }
+    return {
+        precision: {"calibrated_on": pictures.says, "tools": tools, "engines": engines[precision]}
+        for precision in precisions
+    }
+
+
+def _without_stale_figures(before: Manifest, after: Manifest) -> Manifest:
+    """``after`` without what was measured of engines that are others now."""
+    pairs = zip(_engines(before), _engines(after), strict=True)
+    remade = {
+        precision
+        for old, new in pairs
+        for precision in new.onnx
+        if old.onnx.get(precision) != new.onnx[precision]
+    }
+    kept = tuple(entry for entry in after.measured if entry.get("precision") not in remade)
+    return msgspec.structs.replace(after, measured=kept)
+
+
+def _engine(
+    bundle: Bundle, engine: Engine, precision: Precision, feeds: list[Feeds]
+) -> tuple[bytes, dict[str, Any]]:
+    """One engine's file, and how it was made."""
+    from export.precision.fp16 import LIMIT, halve
+    from export.precision.ranges import Ranges
+    from export.precision.search import search
+
+    data = bundle.path(engine.onnx["fp32"]).read_bytes()
+    held_out = feeds[::HELD_OUT]
+    if precision == "fp16":
+        largest = Ranges(data, held_out).largest
+        wide = sorted(name for name, value in largest.items() if value > LIMIT)
+        made = halve(data, largest)
+        return made, {"size_share": _share(made, data), "too_large_for_fp16": wide}
+    calibration = [feed for place, feed in enumerate(feeds) if place % HELD_OUT] or held_out
+    found = search(data, calibration, held_out)
+    return found.data, {
+        "size_share": _share(found.data, data),
+        "method": found.method,
+        "excluded_layers": list(found.excluded),
+        "error": round(found.error, 5),
+        "error_by_method": {method: round(error, 5) for method, error in found.errors.items()},
+    }
+
+
+def _record(bundle: Bundle, made: Origins, found: Verification) -> None:
+    """Write where the new engines come from and what was measured into the manifest and the card."""
+    manifest = bundle.manifest
+    recorded: dict[str, Any] = {**manifest.provenance.get("precisions", {})}
+    for precision, origin in made.items():
+        recorded[precision] = {
+            **origin,
+            "size_share": round(_size_bytes(bundle, precision) / _size_bytes(bundle, "fp32"), 4),
+            "accuracy": [msgspec.to_builtins(drop) for drop in found.drops if drop.precision == precision],
+            "parity": {
+                one.engine: {"max_abs": one.max_abs, "mean_abs": one.mean_abs, "top1": one.top1}
+                for one in found.deviations
+                if one.precision == precision and one.top1 is not None
+            },
+        }
+    changed: dict[str, Any] = {"provenance": {**manifest.provenance, "precisions": recorded}}
+    if manifest.card is not None:
+        path = bundle.path(manifest.card)
+        path.write_text(with_precisions(path.read_text(encoding="utf-8"), recorded), encoding="utf-8")
+        changed["card"] = File(manifest.card.file, sha256_of(path))
+    write_manifest(bundle.folder, msgspec.structs.replace(manifest, **changed))
+
+
+def _size_bytes(bundle: Bundle, precision: Precision) -> int:
+    return sum(bundle.path(engine.onnx[precision]).stat().st_size for engine in _engines(bundle.manifest))
+
+
+def _engines(manifest: Manifest) -> tuple[Engine, ...]:
+    return (*manifest.purifiers, *manifest.classifiers)
+
+
+def _share(made: bytes, data: bytes) -> float:
+    return round(len(made) / len(data), 4)

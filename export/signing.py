@@ -1,0 +1,69 @@
+"""Sign a bundle with an Ed25519 private key, so that devices can require its signature."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from sdk.bundle import MANIFEST, SIGNATURE, Bundle
+from sdk.bundle.signature import KeyFile, fingerprint, kind_of, read_key, require_cryptography
+from sdk.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+class PassphraseNeeded(UsageError):
+    """The private key is encrypted, and no passphrase was given."""
+
+
+def sign(folder: str | os.PathLike[str], private_key: KeyFile, passphrase: str | None = None) -> str:
+    """Sign the bundle in ``folder``, once every file of it is verified; an earlier signature is replaced.
+
+    Returns:
+        The fingerprint of the key, and so of its public half.
+
+    Raises:
+        PassphraseNeeded: the key is encrypted, and ``passphrase`` is None.
+        UsageError: ``private_key`` is not the PEM file of an Ed25519 private key, or the passphrase is wrong.
+        BundleError: the bundle is damaged or can't be written; or ``cryptography`` is not installed.
+    """
+    require_cryptography()
+    key = _private_key(private_key, passphrase)
+    bundle = Bundle.open(folder)
+    part = bundle.folder / (SIGNATURE + ".part")
+    try:
+        manifest = (bundle.folder / MANIFEST).read_bytes()
+        if hashlib.sha256(manifest).hexdigest() != bundle.digest:
+            raise BundleError(f"bundle {folder}: {MANIFEST} changed while it was being signed; sign it again")
+        part.write_bytes(key.sign(manifest))
+        part.replace(bundle.folder / SIGNATURE)
+    except OSError as error:
+        raise BundleError(f"bundle {folder}: {SIGNATURE} can't be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return fingerprint(key.public_key())
+
+
+def _private_key(path: KeyFile, passphrase: str | None) -> Ed25519PrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    pem = read_key(path)
+    encrypted = b"ENCRYPTED PRIVATE KEY" in pem
+    if encrypted and passphrase is None:
+        raise PassphraseNeeded(f"key {path}: it is encrypted, and no passphrase was given")
+    try:
+        key = load_pem_private_key(pem, passphrase.encode() if encrypted and passphrase is not None else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if encrypted:
+            raise UsageError(f"key {path}: can't be decrypted; is the passphrase right?") from None
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UsageError(
+            f"key {path}: expected an Ed25519 private key in PEM, got {kind_of(key)}; "
+            "make one: openssl genpkey -algorithm ed25519 -out private.pem"
+        )
+    return key

@@ -1,0 +1,1 @@
+"""TensorRT engines: builds in a process of their own, target by target, into the plan store."""

@@ -1,0 +1,279 @@
+"""A bundle's engines for one target: built where they are missing, reused where they fit.
+
+A plan appears under its name by a rename, its sidecar after it, so that a kill at any time leaves no half
+engine.  A lock that dies with its process makes two builds of one bundle follow each other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from export.tensorrt.build import BuildError, OnPhase, Options, Profile, unwritable
+from export.tensorrt.devices import BuildHost, Target, build_host, find_target
+from export.tensorrt.worker import Job, build_apart
+from sdk.backends.plan_store import (
+    NAMES,
+    SCHEMA,
+    Fingerprint,
+    Sidecar,
+    built_engines,
+    bundle_folder,
+    make_cache_folder,
+    plan_path,
+)
+from sdk.bundle import Bundle, Engine, Precision, sha256_of
+from sdk.errors import UsageError
+
+OnStep = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Provided:
+    """One engine of a run: ``built`` now, or reused; ``build_s`` is what its build took, now or then."""
+
+    engine: str
+    precision: Precision
+    built: bool
+    plan: str
+    size_bytes: int
+    build_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run: what built, for what, and every engine in the folder that it wrote to."""
+
+    bundle: str
+    digest: str
+    target: str
+    backend: str
+    version: str
+    folder: str
+    engines: tuple[Provided, ...]
+
+
+def build_engines(
+    bundle: Bundle,
+    target_name: str,
+    *,
+    precisions: Sequence[str] = (),
+    workspace_mib: int | None = None,
+    profiles: tuple[Profile, ...] = (),
+    force: bool = False,
+    into_bundle: bool = False,
+    on_step: OnStep = lambda what, done, total: None,
+    on_phase: OnPhase = lambda phase: None,
+) -> Outcome:
+    """Build every engine of ``bundle`` for a target, or reuse what was built of the same fingerprint.
+
+    Args:
+        precisions: which of the bundle's to build; empty takes all that the target runs.
+        workspace_mib: scratch memory that a layer may take, in MiB; None takes the target's.
+        profiles: shape ranges of inputs whose ONNX shape is dynamic.
+        force: build anew what could be reused.
+        into_bundle: write beside the ONNX files instead of into the user's cache.
+        on_step: called with 'ID PRECISION', the engines done and their total as each engine begins.
+        on_phase: called with the builder's phases.
+
+    Raises:
+        UsageError: no such target or precision.
+        BackendError: this host can't build for the target, or others may write to the cache.
+        BuildError: TensorRT refuses an engine, is killed, or the plan can't be written.
+    """
+    run = _plan(bundle, target_name, precisions, workspace_mib, profiles)
+    total = len(run.engines)
+    provided = []
+    try:
+        folder = _make_folder(bundle, into_bundle)
+        with _locked(folder, lambda: on_step("waiting for another build", 0, total)):
+            for done, (engine, precision) in enumerate(run.engines):
+                on_step(f"{engine.id} {precision}", done, total)
+                provided.append(run.provide(engine, precision, folder, force, on_phase))
+    except OSError as error:
+        raise BuildError(unwritable(error, bundle.folder)) from error
+    return Outcome(
+        bundle=bundle.manifest.name,
+        digest=bundle.digest,
+        target=run.target.name,
+        backend=run.target.backend,
+        version=run.host.version,
+        folder=str(folder),
+        engines=tuple(provided),
+    )
+
+
+def engines_key(
+    bundle: Bundle,
+    target_name: str,
+    *,
+    precisions: Sequence[str] = (),
+    workspace_mib: int | None = None,
+    profiles: tuple[Profile, ...] = (),
+) -> str:
+    """One hash over the fingerprints of all engines of a run, for a cache that keeps them between runs.
+
+    Raises:
+        UsageError, BackendError: as ``build_engines``.
+    """
+    run = _plan(bundle, target_name, precisions, workspace_mib, profiles)
+    keys = [run.fingerprint(engine, precision).key for engine, precision in run.engines]
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()
+
+
+def _plan(
+    bundle: Bundle,
+    target_name: str,
+    precisions: Sequence[str],
+    workspace_mib: int | None,
+    profiles: tuple[Profile, ...],
+) -> _Run:
+    target = find_target(target_name)
+    chosen = _choose(bundle, target, precisions)
+    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+    return _Run(
+        bundle,
+        target,
+        build_host(target),
+        Options(target.workspace_mib if workspace_mib is None else workspace_mib, profiles),
+        [(engine, precision) for precision in chosen for engine in engines],
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all engines of a run."""
+
+    bundle: Bundle
+    target: Target
+    host: BuildHost
+    options: Options
+    engines: list[tuple[Engine, Precision]]
+
+    def provide(
+        self, engine: Engine, precision: Precision, folder: Path, force: bool, on_phase: OnPhase
+    ) -> Provided:
+        """The engine, built unless ``folder`` has it whole."""
+        fingerprint = self.fingerprint(engine, precision)
+        plan = plan_path(folder, engine.id, fingerprint)
+        found = None if force else _reusable(engine.id, plan, fingerprint)
+        sidecar = found or self._build(engine, fingerprint, plan, on_phase)
+        now = time.time_ns()  # the kernel's own stamps are too coarse to order two quick runs by
+        os.utime(plan, ns=(now, now))  # the runtime takes the last built or reused
+        return Provided(
+            engine.id, precision, found is None, str(plan), sidecar.plan_size_bytes, sidecar.build_s
+        )
+
+    def fingerprint(self, engine: Engine, precision: Precision) -> Fingerprint:
+        return Fingerprint(
+            backend=self.target.backend,
+            version=self.host.version,
+            onnx_sha256=engine.onnx[precision].sha256,
+            precision=precision,
+            capabilities=self.host.capabilities,
+            gpu=self.host.gpu,
+            board=self.host.board,
+            options=self.options.fields(),
+        )
+
+    def _build(self, engine: Engine, fingerprint: Fingerprint, plan: Path, on_phase: OnPhase) -> Sidecar:
+        precision = fingerprint.precision
+        timings = None
+        if self.target.backend == "tensorrt":  # TensorRT-RTX times kernels on the device that runs them
+            name = f"timings.{self.host.version}.{'_'.join(self.host.capabilities)}.cache"
+            timings = plan.parent / name  # whose lock we hold
+        job = Job(
+            module=self.host.module,
+            onnx=self.bundle.path(engine.onnx[precision]),
+            options=self.options,
+            part=plan.with_suffix(".part"),
+            timings=timings,
+        )
+        where = f"engine {engine.id} ({precision}): {NAMES[self.target.backend]} {self.host.version}"
+        begun = time.monotonic()
+        try:
+            build_apart(job, where, on_phase)
+            sidecar = Sidecar(
+                schema=SCHEMA,
+                engine=engine.id,
+                fingerprint=fingerprint,
+                plan_sha256=sha256_of(job.part),
+                plan_size_bytes=job.part.stat().st_size,
+                target=self.target.name,
+                platform=f"{sys.platform}-{platform.machine()}",
+                driver=self.host.driver,
+                build_s=round(time.monotonic() - begun, 3),
+            )
+            _publish(job.part, plan, sidecar)
+        finally:
+            job.part.unlink(missing_ok=True)
+        return sidecar
+
+
+def _publish(part: Path, plan: Path, sidecar: Sidecar) -> None:
+    """Put plan and sidecar in place, so that a sidecar never stands beside another plan than its own."""
+    path = plan.with_suffix(".json")
+    sidecar_part = plan.with_suffix(".json.part")
+    try:
+        sidecar_part.write_bytes(msgspec.json.format(msgspec.json.encode(sidecar), indent=1) + b"\n")
+        path.unlink(missing_ok=True)
+        part.replace(plan)
+        sidecar_part.replace(path)
+    finally:
+        sidecar_part.unlink(missing_ok=True)
+
+
+def _reusable(engine_id: str, plan: Path, fingerprint: Fingerprint) -> Sidecar | None:
+    """The sidecar of ``plan``, if that is there, whole, and of this very fingerprint."""
+    for built in built_engines(plan.parent, engine_id, fingerprint.precision):
+        sidecar = built.sidecar
+        if built.plan != plan or sidecar.fingerprint != fingerprint or not plan.is_file():
+            continue
+        if sha256_of(plan) == sidecar.plan_sha256:
+            return sidecar
+    return None
+
+
+def _choose(bundle: Bundle, target: Target, wanted: Sequence[str]) -> list[Precision]:
+    """The precisions to build, in their usual order."""
+    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+    there = [name for name in target.precisions if all(name in engine.onnx for engine in engines)]
+    for name in wanted:
+        if name not in there:
+            raise UsageError(
+                f"precision: {name!r} can't be built for {target.name}: bundle {bundle.folder} has "
+                f"{', '.join(there)}; add one with 'edge-export precision'"
+            )
+    return [name for name in there if not wanted or name in wanted]
+
+
+def _make_folder(bundle: Bundle, into_bundle: bool) -> Path:
+    if not into_bundle:
+        return make_cache_folder(bundle)
+    folder = bundle_folder(bundle)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel frees when this process ends, and clear what a kill left."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.glob("*.part"):
+            left.unlink(missing_ok=True)
+        yield

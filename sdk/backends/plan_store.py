@@ -1,0 +1,267 @@
+"""Built engines on disk: what each was made from and for, where it lies, and which one this host may load.
+
+An engine is derived and disposable.  It lies in a per-user cache, or beside the bundle's ONNX files, as a
+plan (the bytes that TensorRT deserializes) and a ``.json`` sidecar with its fingerprint and the plan's
+sha256.  The builder writes by these rules and the runtime looks up by them.
+
+A plan is code to whoever loads it.  So the cache must belong to the user alone, and ``BuiltEngine.read``
+checks the plan's sha256 before anyone sees its bytes.  Engines inside a bundle are trusted as far as its
+folder is: ``bundle.json`` doesn't list them, and its signature doesn't cover them; so where a signature is
+required, they are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from sdk.bundle import Bundle, Engine, Precision
+from sdk.errors import BackendError
+from sdk.host.cache import cache_root, check_private, make_private
+
+SCHEMA = 1
+FOLDER = "engines"  # inside a bundle, and inside the cache
+EngineBackend = Literal["tensorrt", "tensorrt-rtx"]
+NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+
+class Fingerprint(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Everything that an engine's bytes depend on; two engines of one fingerprint are interchangeable.
+
+    ``capabilities`` are the compute capabilities it runs on: "8.7", or "8.0+" for 8.0 and later.  ``gpu`` is
+    the GPU's model; TensorRT ties an engine to it, TensorRT-RTX doesn't and leaves it None.  ``board`` is the
+    Jetson that it is on, where that could be told: an AGX's GPU and a Nano's share one name.
+    """
+
+    backend: EngineBackend
+    version: str
+    onnx_sha256: str
+    precision: Precision
+    capabilities: tuple[str, ...]
+    gpu: str | None = None
+    board: str | None = None
+    options: dict[str, int | str] = {}
+
+    def __post_init__(self) -> None:
+        if not all(re.fullmatch(r"\d+\.\d+\+?", entry) for entry in self.capabilities):
+            raise ValueError(
+                f"capabilities: expected entries like 8.7 or 8.0+, got {list(self.capabilities)}"
+            )
+
+    @property
+    def key(self) -> str:
+        """Sha256 of all fields, in lower-case hex; independent of the options' order."""
+        text = json.dumps(msgspec.to_builtins(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Sidecar(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What lies beside a plan; the fields after ``plan_size_bytes`` are recorded and never compared."""
+
+    schema: int
+    engine: str
+    fingerprint: Fingerprint
+    plan_sha256: str
+    plan_size_bytes: int
+    target: str
+    platform: str
+    driver: str | None
+    build_s: float
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is about to load engines: the backend, its full version, and the GPU.
+
+    ``compute_capability`` is like "8.7"; ``board`` is None on other machines than Jetsons, and in containers
+    that don't say.
+    """
+
+    backend: EngineBackend
+    version: str
+    gpu: str
+    compute_capability: str
+    board: str | None = None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A plan and its sidecar, as they lie on disk."""
+
+    plan: Path
+    sidecar: Sidecar
+
+    def read(self) -> bytes:
+        """The plan's bytes, once they are known to be those that were built.
+
+        Raises:
+            BackendError: the plan is missing, can't be read, or isn't the one that the sidecar names.
+        """
+        try:
+            data = self.plan.read_bytes()
+        except OSError as error:
+            raise BackendError(
+                f"engine {self.sidecar.engine} ({self.plan}): can't be read: {error.strerror}; "
+                "build it again with 'edge-export engines'"
+            ) from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != self.sidecar.plan_sha256:
+            raise BackendError(
+                f"engine {self.sidecar.engine} ({self.plan}): damaged or changed: expected sha256 "
+                f"{self.sidecar.plan_sha256[:12]}…, got {found[:12]}…; not loaded, since an engine is code; "
+                "build it again with 'edge-export engines'"
+            )
+        return data
+
+
+def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host) -> BuiltEngine:
+    """The engine that ``host`` may load: built from this very ONNX file, for this version and GPU.
+
+    The bundle's own folder is searched before the cache, unless the bundle had to be signed; among several,
+    the last built or reused is taken, whatever its options.
+
+    Raises:
+        BackendError: there is none; the message says what differs in the nearest, and how to build it. Or
+            none is in the bundle, and the cache can't be used, or others may write to it.
+    """
+    sha256 = engine.onnx[precision].sha256
+    differing: list[tuple[list[str], BuiltEngine]] = []
+    for folder in _trusted_folders(bundle):
+        for built in _newest_first(built_engines(folder, engine.id, precision)):
+            differences = _differences(built.sidecar.fingerprint, sha256, host)
+            if not differences:
+                return built
+            differing.append((differences, built))
+    what = f"engine {engine.id} ({precision}): "
+    if differing:
+        differences, nearest = min(differing, key=lambda entry: len(entry[0]))
+        what += f"{nearest.plan} was built for {' and '.join(differences)}"
+    else:
+        what += f"none was built for {NAMES[host.backend]} yet"
+    raise BackendError(f"{what}; build it: {build_command(bundle, host.backend, precision)}")
+
+
+def built_engines(folder: Path, engine_id: str, precision: Precision) -> Iterator[BuiltEngine]:
+    """Every engine in ``folder`` of that id and precision; a sidecar that can't be read counts as none.
+
+    Whether ``folder`` is to be trusted is the caller's to know.
+    """
+    for path in folder.glob(f"{_stem(engine_id, precision)}.*.json"):
+        try:
+            sidecar = msgspec.json.decode(path.read_bytes(), type=Sidecar)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        if (sidecar.schema, sidecar.engine, sidecar.fingerprint.precision) == (SCHEMA, engine_id, precision):
+            yield BuiltEngine(path.with_suffix(".plan"), sidecar)
+
+
+def plan_path(folder: Path, engine_id: str, fingerprint: Fingerprint) -> Path:
+    """Where the plan of that fingerprint lies in ``folder``; its sidecar has the same name with ``.json``."""
+    return folder / f"{_stem(engine_id, fingerprint.precision)}.{fingerprint.key[:16]}.plan"
+
+
+def bundle_folder(bundle: Bundle) -> Path:
+    """Where engines lie inside a bundle."""
+    return bundle.folder / FOLDER
+
+
+def cache_folder(bundle: Bundle) -> Path:
+    """Where a bundle's engines lie in the user's cache; bundles of one name share it."""
+    return cache_root() / FOLDER / _slug(bundle.manifest.name)
+
+
+def make_cache_folder(bundle: Bundle) -> Path:
+    """Create the bundle's cache folder, for this user alone.
+
+    Raises:
+        BackendError: others may write to the cache.
+        OSError: it can't be created.
+    """
+    folder = cache_folder(bundle)
+    make_private(folder)
+    return folder
+
+
+def covers(capabilities: tuple[str, ...], compute_capability: str) -> bool:
+    """Whether a GPU of ``compute_capability`` ("8.7") is among ``capabilities`` ("8.7", or "8.0+")."""
+    return any(
+        _number(entry[:-1]) <= _number(compute_capability)
+        if entry.endswith("+")
+        else entry == compute_capability
+        for entry in capabilities
+    )
+
+
+def build_command(bundle: Bundle, backend: EngineBackend, precision: Precision) -> str:
+    """The command that builds a bundle's engines for this host."""
+    target = "rtx" if backend == "tensorrt-rtx" else "local"
+    folder = shlex.quote(str(bundle.folder))
+    return f"edge-export engines {folder} --target {target} --precision {precision}"
+
+
+def _trusted_folders(bundle: Bundle) -> Iterator[Path]:
+    """Where engines of ``bundle`` may be loaded from, the first choice first.
+
+    The cache is looked at last, so that engines inside the bundle need none.
+
+    Raises:
+        BackendError: it can't be used, or others may write to it.
+    """
+    if not bundle.signed_by:
+        yield bundle_folder(bundle)
+    check_private(cache_root())
+    yield cache_folder(bundle)
+
+
+def _differences(built: Fingerprint, onnx_sha256: str, host: Host) -> list[str]:
+    """What bars ``host`` from loading the engine, each as 'this, not that'; empty if nothing does."""
+    found = []
+    if built.onnx_sha256 != onnx_sha256:
+        found.append(f"the ONNX file {built.onnx_sha256[:12]}…, not the bundle's {onnx_sha256[:12]}…")
+    if (built.backend, built.version) != (host.backend, host.version):
+        found.append(
+            f"{NAMES[built.backend]} {built.version}, not this host's {NAMES[host.backend]} {host.version}"
+        )
+    if built.gpu is not None and built.gpu != host.gpu:
+        found.append(f"the GPU {built.gpu}, not this host's {host.gpu}")
+    if None not in (built.board, host.board) and built.board != host.board:
+        found.append(f"the board {built.board}, not this host's {host.board}")
+    if not covers(built.capabilities, host.compute_capability):
+        wanted = ", ".join(built.capabilities)
+        found.append(f"compute capability {wanted}, not this host's {host.compute_capability}")
+    return found
+
+
+def _newest_first(engines: Iterator[BuiltEngine]) -> list[BuiltEngine]:
+    def changed(built: BuiltEngine) -> int:
+        try:
+            return built.plan.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    return sorted(engines, key=changed, reverse=True)
+
+
+def _stem(engine_id: str, precision: str) -> str:
+    return f"{_slug(engine_id)}.{precision}"
+
+
+def _slug(text: str) -> str:
+    """``text`` as a harmless file name: itself, or, where that has other characters, told apart by a hash."""
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}", text):
+        return text
+    clean = re.sub(r"[^A-Za-z0-9_-]+", "_", text)[:40]
+    return f"{clean}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _number(capability: str) -> tuple[int, int]:
+    major, minor = capability.split(".")
+    return int(major), int(minor)

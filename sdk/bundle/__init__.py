@@ -1,0 +1,36 @@
+"""The bundle: the folder that ships, its schema, its integrity, its signature and its self-test.
+
+A bundle holds ``bundle.json``, one ONNX file per purifier and classifier (and precision), the labels, the
+torch twin's weights, golden outputs for a self-test, and a model card.
+"""
+
+from sdk.bundle.files import Bundle, default_bundle, sha256_of, write_manifest
+from sdk.bundle.manifest import (
+    MANIFEST,
+    SCHEMA,
+    SIGNATURE,
+    Engine,
+    File,
+    Image,
+    Manifest,
+    Precision,
+    RandomInput,
+    Twin,
+)
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "SIGNATURE",
+    "Bundle",
+    "Engine",
+    "File",
+    "Image",
+    "Manifest",
+    "Precision",
+    "RandomInput",
+    "Twin",
+    "default_bundle",
+    "sha256_of",
+    "write_manifest",
+]

@@ -1,0 +1,116 @@
+"""Golden outputs: a few images and full draws with what the twin answers, for a self-test without torch."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sdk.backends.interface import Backend, Float
+from sdk.bundle.deviation import Deviation, deviation
+from sdk.bundle.files import Bundle
+from sdk.draw import Draw
+from sdk.errors import BundleError
+
+RANDOM_INPUT = "input."  # heads the name of a random input's array in the file
+
+
+@dataclass(frozen=True)
+class Golden:
+    """N draws on M images, as ``golden.npz`` holds them, one array an attribute.
+
+    Attributes:
+        images: (M, 3, H, W) uint8 RGB; an engine is fed ``images / 255`` in float32.
+        image, purifier, classifier: (N,) int64, the image and the engines that each draw takes.
+        random_inputs: by name, (N, ...): the values fed in each draw; in the file as ``input.NAME``.
+        positions: (P,) int64, where the flattened purified image is compared; everywhere when it is small.
+        purified: (N, P) float32, the purified image there.
+        logits: (N, n_classes) float32, the classifier's answer to the purified image.
+    """
+
+    images: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.int64]
+    purifier: npt.NDArray[np.int64]
+    classifier: npt.NDArray[np.int64]
+    random_inputs: dict[str, npt.NDArray[Any]]
+    positions: npt.NDArray[np.int64]
+    purified: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+
+    def save(self, path: Path) -> None:
+        arrays = {name: value for name, value in vars(self).items() if name != "random_inputs"}
+        arrays |= {RANDOM_INPUT + name: value for name, value in self.random_inputs.items()}
+        np.savez_compressed(path, **arrays)
+
+    @classmethod
+    def load(cls, bundle: Bundle) -> Golden:
+        """Read the golden outputs of ``bundle``.
+
+        Raises:
+            BundleError: not an ``.npz`` file, an array is missing, or an engine is never drawn.
+        """
+        path = bundle.path(bundle.manifest.golden)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            inputs = {name: arrays.pop(name) for name in [*arrays] if name.startswith(RANDOM_INPUT)}
+            golden = cls(random_inputs={k.removeprefix(RANDOM_INPUT): v for k, v in inputs.items()}, **arrays)
+        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(
+                f"{path}: can't be read as golden outputs: {error}; export the bundle anew"
+            ) from None
+        _check_every_engine_drawn(path, golden.purifier, "purifiers", len(bundle.manifest.purifiers))
+        _check_every_engine_drawn(path, golden.classifier, "classifiers", len(bundle.manifest.classifiers))
+        return golden
+
+
+def replay(bundle: Bundle, backend: Backend, golden: Golden) -> list[Deviation]:
+    """Run every golden draw as a frame runs it; how far each engine is off, purifiers first.
+
+    Raises:
+        BackendError: an engine failed.
+    """
+    purified_by: defaultdict[str, list[tuple[Float, Float]]] = defaultdict(list)
+    logits_by: defaultdict[str, list[tuple[Float, Float]]] = defaultdict(list)
+    for n, draw in enumerate(_draws(bundle, golden)):
+        image = golden.images[golden.image[n]][None].astype(np.float32) / 255
+        inference = backend.run(draw, image, want_purified=True)
+        assert inference.purified is not None, "it was wanted"
+        # indexing copies, and must: the backend may reuse its buffer
+        at_positions = inference.purified.ravel()[golden.positions]
+        purified_by[draw.purifier_id].append((at_positions, golden.purified[n]))
+        logits_by[draw.classifier_id].append((inference.logits[0].copy(), golden.logits[n]))
+    return [
+        deviation(
+            engine,
+            output,
+            "golden outputs",
+            np.stack([got for got, _ in pairs]),
+            np.stack([expected for _, expected in pairs]),
+            backend.precision,
+            relative=bundle.manifest.twin is None,  # the scale of a foreign classifier's logits is its own
+        )
+        for output, by_engine in (("purified image", purified_by), ("logits", logits_by))
+        for engine, pairs in by_engine.items()
+    ]
+
+
+def _draws(bundle: Bundle, golden: Golden) -> Iterator[Draw]:
+    purifiers, classifiers = bundle.manifest.purifiers, bundle.manifest.classifiers
+    for n, (i, j) in enumerate(zip(golden.purifier.tolist(), golden.classifier.tolist(), strict=True)):
+        inputs = {name: rows[n : n + 1] for name, rows in golden.random_inputs.items()}
+        yield Draw(i, purifiers[i].id, j, classifiers[j].id, inputs, seeded=True)
+
+
+def _check_every_engine_drawn(path: Path, drawn: npt.NDArray[np.int64], role: str, count: int) -> None:
+    if found := set(drawn.tolist()) ^ set(range(count)):
+        raise BundleError(
+            f"{path}: expected golden draws of all {count} {role} and no other, got it wrong for number "
+            f"{', '.join(map(str, sorted(found)))}; export the bundle anew"
+        )

@@ -1,0 +1,133 @@
+"""Schema of ``bundle.json``: the structs that it is decoded into, with their constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import msgspec
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+SIGNATURE = "bundle.json.sig"
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A file of the bundle: its path relative to the folder, and its sha256 in lower-case hex."""
+
+    file: str
+    sha256: str
+
+
+class RandomInput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """An engine input that the host draws from the CSPRNG: a uniform subset, ``take`` of ``size`` positions.
+
+    ``encoding`` says how the subset enters the engine: ``mask``, a 0/1 vector of length ``size``, or
+    ``indices``, the ``take`` chosen positions in increasing order.
+    """
+
+    name: str
+    kind: Literal["subset"]
+    size: int
+    take: int
+    encoding: Literal["mask", "indices"]
+    dtype: Literal["float32", "int64"]
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.take <= self.size:
+            raise ValueError(
+                f"random input {self.name!r}: expected 1 <= take <= size = {self.size}, got {self.take}"
+            )
+        width = self.size if self.encoding == "mask" else self.take
+        if self.shape != (1, width):
+            raise ValueError(
+                f"random input {self.name!r}: expected shape [1, {width}], got {list(self.shape)}"
+            )
+
+
+class Engine(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One purifier or classifier: its id and its ONNX file per precision."""
+
+    id: str
+    onnx: dict[Precision, File]
+    random_inputs: tuple[RandomInput, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "fp32" not in self.onnx:
+            raise ValueError(f"engine {self.id!r}: expected an fp32 ONNX file, got {sorted(self.onnx)}")
+        names = ["image", *(spec.name for spec in self.random_inputs)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"engine {self.id!r}: expected distinct input names, got {names}")
+
+
+class Image(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The engines' image size in pixels, and how a frame of any size becomes one."""
+
+    height: int
+    width: int
+    resize: Literal["area"] = "area"
+    fit: Literal["center-crop"] = "center-crop"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"image: expected a height and width >= 1, got {self.height} x {self.width}")
+
+
+class Twin(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The torch model with the bundle's weights: a safetensors file and the config's model section."""
+
+    weights: File
+    config: dict[str, Any]
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """``bundle.json`` as it is on disk; ``robustness`` is what ``edge-train evaluate --gate`` holds."""
+
+    schema: int
+    name: str
+    family: Literal["ren", "maep"]
+    labels: File
+    image: Image
+    purifiers: tuple[Engine, ...]
+    classifiers: tuple[Engine, ...]
+    golden: File
+    twin: Twin | None = None
+    card: File | None = None
+    robustness: File | None = None
+    measured: tuple[dict[str, Any], ...] = ()
+    provenance: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        for role, engines in (("purifiers", self.purifiers), ("classifiers", self.classifiers)):
+            if not engines:
+                raise ValueError(f"{role}: expected at least one, got none")
+            ids = [engine.id for engine in engines]
+            if len(set(ids)) != len(ids):
+                raise ValueError(f"{role}: expected distinct ids, got {ids}")
+        for engine in self.classifiers:
+            if engine.random_inputs:
+                raise ValueError(
+                    f"classifier {engine.id!r}: expected no random inputs, a classifier takes none"
+                )
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that every engine has, the most exact first."""
+        engines = (*self.purifiers, *self.classifiers)
+        known: tuple[Precision, ...] = get_args(Precision)
+        return tuple(precision for precision in known if all(precision in engine.onnx for engine in engines))
+
+    def files(self) -> Iterator[File]:
+        """Every file the manifest names."""
+        yield self.labels
+        yield self.golden
+        if self.twin is not None:
+            yield self.twin.weights
+        if self.card is not None:
+            yield self.card
+        if self.robustness is not None:
+            yield self.robustness
+        for engine in (*self.purifiers, *self.classifiers):
+            yield from engine.onnx.values()

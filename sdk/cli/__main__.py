@@ -1,0 +1,5 @@
+"""Run as ``python -m sdk.cli``."""
+
+from sdk.cli import main
+
+main()

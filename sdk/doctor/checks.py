@@ -1,0 +1,202 @@
+"""What this machine and its Python have of what the runtime can use, as findings, each with its mend.
+
+Nothing here raises: a library that can't be imported is a finding.  The GPU is opened, asked for its name and
+given back.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module, metadata
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from sdk.backends.plan_store import EngineBackend, Host
+from sdk.errors import BackendError, EdgePurifyError
+from sdk.host.cpus import available_cpus, cgroup_quota
+from sdk.host.hardware import cuda_toolkit, gpu_nodes, jetson_model, kernel_driver, l4t_release
+
+OPENCV_WHEELS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+PROBLEMS = (
+    ImportError,
+    OSError,
+    AttributeError,
+    RuntimeError,
+)  # of importing a library that is broken or half installed
+
+
+Status = Literal["ok", "note", "failed"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at.
+
+    ``status`` is "ok"; "note" for what isn't needed here, or could be better; or "failed" for what is needed.
+    ``mend`` says what to do about the last two, where something can be done.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    mend: str | None = None
+
+
+def failure(name: str, error: EdgePurifyError, otherwise: str) -> Finding:
+    """An error as a finding; the mend is what stands last in its message, or ``otherwise``."""
+    what, _, mend = str(error).rpartition("; ")
+    return Finding(name, "failed", what, mend) if what else Finding(name, "failed", mend, otherwise)
+
+
+def machine() -> Iterator[Finding]:
+    """Python, the processor, and what kind of machine this is."""
+    yield Finding("python", "ok", f"{platform.python_version()}, {sys.executable}")
+    quota = cgroup_quota()
+    limit = f"the container's quota is {quota:g}" if quota is not None else "no container's quota"
+    yield Finding(
+        "cpu", "ok", f"{available_cpus()} of {os.cpu_count()} usable, {limit}, {platform.machine()}"
+    )
+    release = l4t_release()
+    yield Finding("l4t", "ok", f"{release}: a Jetson") if release else Finding("l4t", "note", "not a Jetson")
+
+
+def libraries() -> Iterator[Finding]:
+    """The libraries that every run needs."""
+    yield _library("numpy", "pip install numpy")
+    yield _onnxruntime()
+    yield from _opencv()
+
+
+def openvino() -> Finding:
+    """The second runtime for CPUs, which nothing needs."""
+    try:
+        version = import_module("sdk.backends.openvino").VERSION
+    except BackendError as error:
+        found = failure("openvino", error, "install it again")
+        return msgspec.structs.replace(found, status="note")
+    return Finding("openvino", "ok", version)
+
+
+def gpu() -> tuple[list[Finding], tuple[Host, ...]]:
+    """The GPU, CUDA and both TensorRTs; and what each TensorRT that can run here looks engines up by."""
+    if not gpu_nodes():
+        none = Finding("gpu", "note", "no NVIDIA GPU: ONNX Runtime serves on the CPU")
+        return [none, *(_tensorrt(backend)[0] for backend in get_args(EngineBackend))], ()
+    from sdk.backends.cuda import BindingMissing, open_driver
+
+    try:
+        driver = open_driver()
+        driver.close()
+    except BackendError as error:
+        found = failure("gpu", error, "install its driver again")
+        status: Status = "note" if isinstance(error, BindingMissing) else "failed"
+        detail = f"{', '.join(gpu_nodes())}, but {found.detail}"
+        return [msgspec.structs.replace(found, status=status, detail=detail), *_cuda()], ()
+    name, capability = driver.gpu.name, driver.gpu.compute_capability
+    memory = f"{driver.gpu.memory_bytes / 2**30:.1f} GiB"
+    served = f"CUDA {driver.gpu.cuda_version} by {driver.binding}"
+    findings = [
+        Finding("gpu", "ok", f"{name}, compute capability {capability}, {memory}, {served}"),
+        *_cuda(),
+    ]
+    hosts = []
+    for backend in get_args(EngineBackend):
+        finding, version = _tensorrt(backend)
+        findings.append(finding)
+        if version:
+            hosts.append(Host(backend, version, name, capability, jetson_model()))
+    return findings, tuple(hosts)
+
+
+def _cuda() -> Iterator[Finding]:
+    yield Finding("driver", "ok", f"kernel module {kernel_driver() or 'of unknown version'}")
+    toolkit = cuda_toolkit()
+    yield (
+        Finding("cuda", "ok", f"toolkit {toolkit}")
+        if toolkit
+        else Finding("cuda", "note", "no toolkit: none needed")
+    )
+
+
+def _tensorrt(backend: EngineBackend) -> tuple[Finding, str | None]:
+    """Whether it is installed and served; its version if so."""
+    from sdk.backends.tensorrt_engine import EXTRAS, Library, import_library
+
+    try:
+        module = import_library(backend)
+    except BackendError as error:
+        what = str(error).removeprefix(f"backend {backend}: ").split(f"; {EXTRAS[backend]}")[0]
+        return Finding(backend, "note", what, EXTRAS[backend]), None
+    try:
+        version = Library(module, backend).version
+    except BackendError as error:
+        what, _, mend = str(error).removeprefix(f"backend {backend}: ").rpartition("; ")
+        return Finding(backend, "note", what, mend), None
+    return Finding(backend, "ok", version), version
+
+
+def _library(name: str, mend: str) -> Finding:
+    try:
+        return Finding(name, "ok", str(import_module(name).__version__))
+    except PROBLEMS as error:
+        return Finding(name, "failed", f"can't be imported: {error}", mend)
+
+
+def _onnxruntime() -> Finding:
+    found = _library("onnxruntime", "pip install onnxruntime")
+    if found.status != "ok":
+        return found
+    runtime: Any = import_module("onnxruntime")
+    return Finding(
+        found.name, "ok", f"{found.detail}, providers {', '.join(runtime.get_available_providers())}"
+    )
+
+
+def _opencv() -> Iterator[Finding]:
+    on_jetson = l4t_release() is not None
+    mend = "apt install python3-opencv" if on_jetson else "pip install 'edge-purify[opencv]'"
+    found = _library("cv2", mend)
+    if found.status != "ok":
+        yield Finding("opencv", "failed", found.detail, mend)
+        return
+    cv2: Any = import_module("cv2")
+    parts = {name: build_part(cv2.getBuildInformation(), name) for name in ("GStreamer", "FFMPEG", "GUI")}
+    yield Finding(
+        "opencv", "ok", ", ".join([found.detail, *(f"{name} {has}" for name, has in parts.items())])
+    )
+    if parts["FFMPEG"] == "NO":
+        yield Finding("opencv ffmpeg", "note", "video files and streams can't be read", mend)
+    if on_jetson and parts["GStreamer"] == "NO":
+        yield Finding(
+            "opencv gstreamer",
+            "note",
+            "csi:// cameras need it, and pip's OpenCV hides the system's, which has it",
+            f"pip uninstall {' '.join(installed_wheels() or OPENCV_WHEELS[:1])}; {mend}",
+        )
+    if len(wheels := installed_wheels()) > 1:
+        yield Finding(
+            "opencv wheels",
+            "failed",
+            f"{' and '.join(wheels)} overwrite each other's files",
+            f"pip uninstall {' '.join(wheels)}; pip install {wheels[0]}",
+        )
+
+
+def installed_wheels() -> list[str]:
+    """The OpenCV wheels that are installed; more than one is an accident, since all are the module cv2."""
+    return [name for name in OPENCV_WHEELS if any(True for _ in metadata.distributions(name=name))]
+
+
+def build_part(information: str, name: str) -> str:
+    """What OpenCV's build information says of one part: "YES", "NO", or a name like "QT5" or "NONE"."""
+    found = re.search(rf"^\s*{name}:\s+(\S+)", information, re.MULTILINE)
+    return found[1] if found else "NO"

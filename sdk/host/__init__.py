@@ -1,0 +1,1 @@
+"""The machine: CPUs that the process may use, GPUs, the per-user cache."""

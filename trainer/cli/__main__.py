@@ -1,0 +1,5 @@
+"""Run as ``python -m trainer.cli``."""
+
+from trainer.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Download of published data sets: resumed, checked by hash, unpacked."""

@@ -1,0 +1,1 @@
+"""The training loop: run, epochs, validation, exact resume."""

@@ -1,0 +1,22 @@
+"""Processes and devices of a training run."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+
+def open_fabric(precision: str) -> Fabric:
+    """One process on the best device, or as many processes as ``torchrun`` started."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or each announces what the config says
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if world == 1:
+        return Fabric(accelerator="auto", devices=1, precision=precision)
+    # a batch may draw only some of the classifiers, which leaves the others' weights without a gradient
+    strategy = DDPStrategy(find_unused_parameters=True)
+    return Fabric(
+        accelerator="auto", strategy=strategy, devices=local, num_nodes=world // local, precision=precision
+    )

@@ -1,0 +1,38 @@
+"""Whether a saved state belongs to the run that is about to continue from it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import UsageError
+from trainer import config as configs
+from trainer.config import Config
+from trainer.data import DataSet
+
+
+def digest_of(training: DataSet) -> str:
+    """Of all labels and the first images: it tells a data set, its order and its bank from others."""
+    digest = hashlib.sha256(training.targets.numpy().tobytes())
+    digest.update(training[:64].pixels.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_same_run(
+    state: dict[str, Any], config: Config, training: DataSet, data_digest: str, out: Path
+) -> None:
+    """
+    Raises:
+        UsageError: ``state`` is of another config, or of a run on other images.
+    """
+    # decoded, so that a run goes on which began before the config had a key that it has now
+    if configs.from_dict(state["config"], where=f"checkpoint {out / 'last.pt'}") != config:
+        raise UsageError(f"--resume: {out} holds a run of another config; give that one, or another --out")
+    n_images, digest = len(training), data_digest
+    # likewise, before checkpoints had the digest
+    if (state["provenance"]["training_images"], state.get("data", digest)) != (n_images, digest):
+        raise UsageError(
+            f"--resume: --data holds other training images than the run in {out} began with; "
+            "give those, or another --out"
+        )

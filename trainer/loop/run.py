@@ -1,0 +1,295 @@
+"""The state of a training run, and what moves it: a step, an epoch's steps, a save, a return to one.
+
+Each step's random numbers are keyed by (seed, epoch, step) and drawn for the global batch, of which every
+process takes its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from sdk.errors import EdgePurifyError
+from trainer import checkpoint, objectives
+from trainer import config as configs
+from trainer.config import AdversarialRecipe, AtopRecipe, Config, MaskedRecipe
+from trainer.data import DataSet, augment, keyed_generator
+from trainer.loop.optimization import make_average, make_optimizer, make_schedule
+from trainer.loop.progress import Clock, Progress
+from trainer.loop.resume import check_same_run, digest_of
+from trainer.loop.validation import blind_accuracy, clean_accuracy, pgd_accuracy, pictures
+from trainer.loop.warm_start import begin
+from trainer.models import Draw, build
+
+
+class TrainingError(EdgePurifyError):
+    """A run can't go on: its numbers are none any more, or its defence collapsed again."""
+
+
+class Run:
+    """The state of a run: model, average, optimizer, schedule and position.
+
+    ``out`` is the folder that ``save`` writes to.
+    """
+
+    def __init__(self, config: Config, fabric: Fabric, training: DataSet, out: Path) -> None:
+        self.config, self.fabric, self.training, self.out = config, fabric, training, out
+        self.steps_per_epoch = len(training) // config.optimizer.batch_size
+        self.steps = config.optimizer.epochs * self.steps_per_epoch
+        self.step = 0
+        self.best = self.best_probe = -1.0
+        self.rolled_back_to: int | None = None  # a step
+        self.figures: dict[str, float] = {}
+        self.ancestors: dict[str, Any] = {}
+        self.defence = build(config.model, seed=config.seed)
+        self.layout = torch.channels_last if config.optimizer.channels_last else torch.contiguous_format
+        self.defence.to(memory_format=self.layout)
+        self.averaged = make_average(self.defence, config.optimizer.ema).to(fabric.device)
+        optimizer = make_optimizer(self.defence, config.optimizer)
+        self.schedule = make_schedule(optimizer, config.optimizer, self.steps)
+        self.n_parts = fabric.world_size * config.optimizer.micro_batches  # of a global batch
+        self.plain_objective = objectives.build(self.defence, config, n_parts=self.n_parts)
+        self.objective, self.optimizer = fabric.setup(self.plain_objective, optimizer)
+
+    def begin(self) -> None:
+        """At the weights of the checkpoints that the config starts from."""
+        self.ancestors = begin(self.defence, self.config.start)
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.step // self.steps_per_epoch
+
+    def train_epoch(self, clock: Clock) -> Iterator[Progress]:
+        """The epoch's updates from the run's position on: one each time that the next is asked for."""
+        clock.begin_epoch()
+        for images, labels, generator in self.rest_of_epoch():
+            terms = self.train_step(images, labels, generator)
+            yield clock.tick(self.step, terms)
+            if self.is_save_due():
+                self.save()
+
+    def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
+        """The epoch's global batches from the run's position on, augmented, each with its step's generator.
+
+        The short batch at the end of an epoch is dropped.
+        """
+        epoch, seed, size = self.epoch, self.config.seed, self.config.optimizer.batch_size
+        order = torch.randperm(len(self.training), generator=keyed_generator(seed, "order", epoch))
+        positions = range(self.step % self.steps_per_epoch, self.steps_per_epoch)
+        batches = self.training.stream(order[p * size : (p + 1) * size] for p in positions)
+        for position, batch in zip(positions, batches, strict=True):
+            generator = keyed_generator(seed, "step", epoch, position)
+            data = self.config.data
+            images = augment(
+                batch.pixels, crop_padding=data.crop_padding, flip=data.flip, generator=generator
+            )
+            yield images, batch.targets, generator
+
+    def train_step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, float]:
+        """One update on a global batch; returns this process's terms of the loss.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
+        self.defence.train()
+        draw = self.defence.draw(len(labels), generator, strength=self._mask_strength())
+        noise = torch.rand(images.shape, generator=generator)
+        self.optimizer.zero_grad()
+        parts = self.own_rows(len(labels))
+        for count, rows in enumerate(parts, start=1):
+            with self.fabric.no_backward_sync(self.objective, enabled=count < len(parts)):
+                loss, terms = self.loss(images[rows], labels[rows], draw[rows], noise[rows], self.step)
+                self.fabric.backward(loss / len(parts))
+        self.optimizer.step()
+        self.schedule.step()
+        self.defence.after_update()
+        self.averaged.update_parameters(self.defence)
+        self.step += 1
+        values = {name: float(term) for name, term in terms.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss's term {name} is {value}")
+        return values
+
+    def loss(
+        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of a (part of a) batch in ``step`` and its terms; see ``trainer.objectives``."""
+        device = self.fabric.device
+        return self.objective(
+            images.to(device).contiguous(memory_format=self.layout),
+            labels.to(device),
+            draw.to(device),
+            noise.to(device),
+            step=step,
+            share=step / self.steps,
+        )
+
+    def own_rows(self, batch_size: int) -> list[slice]:
+        """This process's rows of the global batch, a slice for each micro-batch.
+
+        Every part takes each n-th row, so that what an objective does with the first share of a batch is done
+        with the same images however many parts there are.
+        """
+        micro_batches = self.config.optimizer.micro_batches
+        first = self.fabric.global_rank * micro_batches
+        return [slice(part, batch_size, self.n_parts) for part in range(first, first + micro_batches)]
+
+    def _mask_strength(self) -> float:
+        """From 0 to 1 between the two shares of training that the config names."""
+        start, end = self.config.loss.mask_ramp
+        return min(1.0, max(0.0, (self.step / self.steps - start) / (end - start)))
+
+    def validate(self, images: DataSet) -> dict[str, float]:
+        """Accuracy of the averaged weights, and under adversarial training of both weights under attack.
+
+        ``images`` come attacked from a masked recipe's bank; where it has none, the attack is made here.
+        """
+        recipe, seed = self.config.recipe, self.config.seed
+        with self.fabric.autocast():
+            if isinstance(recipe, MaskedRecipe) and recipe.bank is None:
+                attack = {"eps": recipe.eps, "steps": recipe.attack_steps}
+                figures = blind_accuracy(self.averaged.module, images, seed, **attack)
+            else:
+                figures = clean_accuracy(self.averaged.module, images, seed)
+            if isinstance(recipe, AdversarialRecipe | AtopRecipe):
+                few = images.subset(slice(recipe.probe_images))
+                figures["robust"] = pgd_accuracy(self.averaged.module, few, seed, eps=recipe.eps)
+                figures["robust_now"] = pgd_accuracy(self.defence, few, seed, eps=recipe.eps)
+        return self.fabric.broadcast(
+            figures
+        )  # norms' statistics, and so decisions, may differ between processes
+
+    def pictures(self, images: DataSet) -> Tensor:
+        """What the averaged purifier makes of attacked images; see ``trainer.loop.validation.pictures``."""
+        with self.fabric.autocast():
+            return pictures(self.averaged.module, images, self.config.seed, eps=self.config.recipe.eps)
+
+    def has_collapsed(self, figures: dict[str, float]) -> bool:
+        """Catastrophic overfitting: they withstand the one-step attack of training, and PGD no more."""
+        probe = figures.get("robust_now", 0.0)
+        collapsed = self.best_probe > 0.2 and probe < 0.5 * self.best_probe
+        self.best_probe = max(self.best_probe, probe)
+        return collapsed
+
+    def roll_back(self) -> None:
+        """To the last epoch's end, and on from there with one attack step more than led to the collapse.
+
+        Raises:
+            TrainingError: the run was rolled back to there before, and collapsed again.
+        """
+        steps = self.plain_objective.steps_at((self.step - 1) / self.steps)
+        before = self.rolled_back_to
+        self.load_state_dict(checkpoint.load(self.out / "epoch.pt"))
+        if self.step == before:
+            raise TrainingError(
+                f"{self.out}: robust accuracy collapsed again from step {self.step} on, with {steps} attack "
+                "steps; lower optimizer.learning_rate or recipe.eps, and begin anew in another --out"
+            )
+        self.rolled_back_to = self.step
+        self.plain_objective.attack_steps = steps + 1
+        self.save()  # or --resume would collapse first
+
+    def is_save_due(self) -> bool:
+        every = self.config.optimizer.save_every
+        return bool(every) and self.step % every == 0 and self.step % self.steps_per_epoch != 0
+
+    def save(self, figures: dict[str, float] | None = None) -> None:
+        """``last.pt``; at an epoch's end, with ``figures``, also ``best.pt`` if they are the best.
+
+        A recipe that may collapse also leaves ``epoch.pt``, the state that ``roll_back`` returns to.
+
+        Raises:
+            TrainingError: a weight is not finite; the checkpoints stay as they are.
+            CheckpointError: a checkpoint can't be written.
+        """
+        self._check_weights()
+        is_best = False
+        if figures is not None:
+            self.figures = figures
+            score = figures.get("robust", figures["purified"])
+            is_best = score >= self.best
+            self.best = max(self.best, score)
+        if self.fabric.is_global_zero:
+            state = self.state_dict()
+            if is_best:  # before the one that --resume goes on from, or a kill between the two would lose it
+                checkpoint.save(self.out / "best.pt", state)
+            if figures is not None and "robust_now" in figures:
+                checkpoint.save(self.out / "epoch.pt", state)
+            checkpoint.save(self.out / "last.pt", state)
+        self.fabric.barrier()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict``, export and evaluation need; see ``trainer.checkpoint``."""
+        config = configs.to_dict(self.config)
+        position = {
+            "step": self.step,
+            "best": self.best,
+            "best_probe": self.best_probe,
+            "figures": self.figures,
+            "rolled_back_to": self.rolled_back_to,
+        }
+        return {
+            "config": config,
+            "labels": list(self.training.labels),
+            "data": self.data_digest,
+            "model": self.defence.state_dict(),
+            "averaged": self.averaged.module.state_dict(),
+            "n_averaged": self.averaged.n_averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "position": {**position, "attack_steps": getattr(self.plain_objective, "attack_steps", 1)},
+            "provenance": {
+                "config": config,
+                "epochs": self.epoch,
+                "training_images": len(self.training),
+                "validation_accuracy": self.figures,
+                "torch": str(torch.__version__),
+                "ancestors": self.ancestors,
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            UsageError: it is of another config, or of a run on other images.
+        """
+        check_same_run(state, self.config, self.training, self.data_digest, self.out)
+        self.defence.load_state_dict(state["model"])
+        self.averaged.module.load_state_dict(state["averaged"])
+        self.averaged.n_averaged.copy_(state["n_averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        position = state["position"]
+        self.step, self.best, self.best_probe = (position[key] for key in ("step", "best", "best_probe"))
+        self.figures = position["figures"]
+        self.rolled_back_to = position.get("rolled_back_to")
+        self.ancestors = state["provenance"]["ancestors"]
+        if hasattr(self.plain_objective, "attack_steps"):
+            self.plain_objective.attack_steps = position["attack_steps"]
+
+    def _check_weights(self) -> None:
+        weights = (*self.defence.state_dict().values(), *self.averaged.module.state_dict().values())
+        finite = [tensor.isfinite().all() for tensor in weights if tensor.is_floating_point()]
+        if not torch.stack(finite).all():
+            raise self._diverged("a weight is not finite")
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{self.out}: step {self.step}: {what}; lower optimizer.learning_rate or "
+            "optimizer.purifier_learning_rate, and begin anew in another --out"
+        )
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Of the training images; see ``trainer.loop.resume``."""
+        return digest_of(self.training)

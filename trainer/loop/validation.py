@@ -1,0 +1,97 @@
+"""What a run is steered by: accuracy on the held-out training images, clean and under a short attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.data import DataSet, keyed_generator
+from trainer.models import Defence, Draw
+from trainer.objectives.attacks import pgd
+
+
+def clean_accuracy(defence: Defence, images: DataSet, seed: int) -> dict[str, float]:
+    """Accuracy through random draws ("purified"), and of the drawn classifiers on raw images ("raw")."""
+    return _accuracy(defence, images, seed, lambda batch, labels, draw, generator: batch)
+
+
+def blind_accuracy(
+    defence: Defence, images: DataSet, seed: int, *, eps: float, steps: int
+) -> dict[str, float]:
+    """As ``clean_accuracy``, of images attacked by PGD through the drawn classifier, blind to the purifier.
+
+    What a purifier of such attacks is judged by: on clean images none is better than one that does nothing.
+    """
+
+    def attacked(batch: Tensor, labels: Tensor, draw: Draw, generator: torch.Generator) -> Tensor:
+        return _attack(defence.classify, batch, labels, draw, generator, eps=eps, steps=steps)
+
+    return _accuracy(defence, images, seed, attacked)
+
+
+def pgd_accuracy(defence: Defence, images: DataSet, seed: int, *, eps: float, steps: int = 10) -> float:
+    """Accuracy under PGD through the whole defence, the attack knowing the draw that it is judged by."""
+    defence.eval()
+    generator = keyed_generator(seed, "probe")
+    correct = 0
+    for batch, labels, draw in _validation_batches(defence, images, generator):
+        attacked = _attack(defence, batch, labels, draw, generator, eps=eps, steps=steps)
+        with torch.no_grad():
+            correct += int((defence(attacked, draw).argmax(1) == labels).sum())
+    return correct / len(images)
+
+
+def pictures(defence: Defence, images: DataSet, seed: int, *, eps: float, count: int = 8) -> Tensor:
+    """The first ``count`` images, attacked through the whole defence, and purified: (3, count, 3, H, W)."""
+    defence.eval()
+    generator = keyed_generator(seed, "pictures")
+    for batch, labels, draw in _validation_batches(defence, images.subset(slice(count)), generator):
+        attacked = _attack(defence, batch, labels, draw, generator, eps=eps, steps=10)
+        with torch.no_grad():
+            return torch.stack([batch, attacked, defence.purify(attacked, draw).float()])
+    raise ValueError("expected at least one image")
+
+
+def _accuracy(
+    defence: Defence, images: DataSet, seed: int, prepared: Callable[..., Tensor]
+) -> dict[str, float]:
+    """Of what ``prepared`` makes of (images, labels, draw, generator)."""
+    defence.eval()
+    generator = keyed_generator(seed, "validation draws")
+    correct = {"purified": 0, "raw": 0}
+    for batch, labels, draw in _validation_batches(defence, images, generator):
+        seen = prepared(batch, labels, draw, generator)
+        with torch.no_grad():
+            correct["purified"] += int((defence(seen, draw).argmax(1) == labels).sum())
+            correct["raw"] += int((defence.classify(seen, draw).argmax(1) == labels).sum())
+    return {name: count / len(images) for name, count in correct.items()}
+
+
+def _attack(
+    logits_of: Callable[[Tensor, Draw], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    draw: Draw,
+    generator: torch.Generator,
+    *,
+    eps: float,
+    steps: int,
+) -> Tensor:
+    """PGD that knows the draw."""
+    noise = torch.rand(images.shape, generator=generator).to(images.device)
+
+    def loss_of(x: Tensor) -> Tensor:
+        return F.cross_entropy(logits_of(x, draw).float(), labels, reduction="sum")
+
+    return pgd(loss_of, images, eps=eps, steps=steps, step_size=eps / 4, noise=noise)
+
+
+def _validation_batches(
+    defence: Defence, images: DataSet, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor, Draw]]:
+    device = next(defence.parameters()).device
+    for batch, labels in images.batches(256):
+        yield batch.to(device), labels.to(device), defence.draw(len(labels), generator).to(device)

@@ -1,0 +1,1 @@
+"""Attacks: gradient, ARC, Square, AutoAttack, and the ball they stay in."""

@@ -1,0 +1,135 @@
+"""What is evaluated: a bundle, attacked through its twin and judged on its engines, or a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.backends import open_backend
+from sdk.backends.interface import Backend
+from sdk.bundle import MANIFEST, Bundle, Precision, RandomInput
+from sdk.errors import UsageError
+from trainer.checkpoint import load_defence
+from trainer.models import Defence
+from trainer.models.purifier import RandomSubset
+from trainer.models.twin import read_twin
+from trainer.robustness.defences.judges import EngineJudge, Judge, TorchJudge
+from trainer.robustness.defences.quantized import read_quantized_twin
+
+
+@dataclass(frozen=True)
+class Target:
+    """A defence as the evaluation takes it.
+
+    Attributes:
+        name: the bundle's name, or the training config's.
+        digest: hex; changes with any weight.
+        labels: class names, in logit order.
+        judge: says what an image is taken for.
+        twin: what a white-box attacker differentiates; None around a foreign classifier.
+        attacked: what that makes of the attacks, in words.
+        height, width: of the images, in pixels.
+        provenance: what made it.
+        n_draws: how many different draws there are.
+        bundle: None for a checkpoint.
+    """
+
+    name: str
+    digest: str
+    labels: tuple[str, ...]
+    judge: Judge
+    twin: Defence | None
+    attacked: str
+    height: int
+    width: int
+    provenance: dict[str, Any]
+    n_draws: int
+    bundle: Bundle | None = None
+
+    @property
+    def clean_trained(self) -> bool:
+        """Whether training saw no adversary of the classifier."""
+        recipe = self.provenance.get("config", {}).get("recipe", {})
+        return recipe.get("kind") == "clean"
+
+
+@contextmanager
+def open_target(path: Path, *, backend: str = "auto", precision: str = "fp32") -> Iterator[Target]:
+    """Open a bundle's folder or a checkpoint's file; engines are released at the end.
+
+    The precision is fp32 unless another is asked for: what is measured must not depend on which one is the
+    fastest on this machine.
+
+    Raises:
+        BundleError, CheckpointError: it is damaged.
+        UsageError, BackendError: nothing is there, or the backend or precision can't be had.
+    """
+    if path.is_dir() or path.name == MANIFEST:
+        bundle = Bundle.open(path.parent if path.name == MANIFEST else path)
+        opened = open_backend(bundle, backend, precision)
+        try:
+            yield _from_bundle(bundle, opened)
+        finally:
+            opened.close()
+    elif path.is_file():
+        yield _from_checkpoint(path)
+    else:
+        raise UsageError(
+            f"{path}: no such file or folder; give a bundle's folder or a checkpoint of 'edge-train fit'"
+        )
+
+
+def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
+    manifest = bundle.manifest
+    twin, attacked = _twin(bundle, backend.precision)
+    return Target(
+        name=manifest.name,
+        digest=bundle.digest,
+        labels=bundle.labels,
+        judge=EngineJudge(bundle, backend),
+        twin=twin,
+        attacked=attacked,
+        height=manifest.image.height,
+        width=manifest.image.width,
+        provenance=manifest.provenance,
+        n_draws=len(manifest.classifiers)
+        * sum(_subsets(engine.random_inputs) for engine in manifest.purifiers),
+        bundle=bundle,
+    )
+
+
+def _twin(bundle: Bundle, precision: Precision) -> tuple[Defence | None, str]:
+    """What is differentiated in place of the engines, and that in words."""
+    if bundle.manifest.twin is None:
+        return None, "by queries alone, there being no twin: white-box not measured"
+    if precision == "int8":
+        twin = read_quantized_twin(bundle)
+        return twin, "its fake-quantized twin in torch, int8, straight-through"
+    return read_twin(bundle).requires_grad_(False), "its twin in torch, fp32"
+
+
+def _from_checkpoint(path: Path) -> Target:
+    loaded = load_defence(path)
+    random_inputs = () if loaded.defence.random_input is None else (loaded.defence.random_input,)
+    return Target(
+        name=str(loaded.config["name"]),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        labels=loaded.labels,
+        judge=TorchJudge(loaded.defence, "torch checkpoint"),
+        twin=loaded.defence,
+        attacked="itself",
+        height=loaded.image_size,
+        width=loaded.image_size,
+        provenance=loaded.provenance,
+        n_draws=loaded.defence.n_purifiers * loaded.defence.n_classifiers * _subsets(random_inputs),
+    )
+
+
+def _subsets(random_inputs: Iterable[RandomInput | RandomSubset]) -> int:
+    """How many values the random inputs of one purifier can take together."""
+    return math.prod(math.comb(given.size, given.take) for given in random_inputs)

@@ -1,0 +1,1 @@
+"""The ladder: rungs and their budgets, masking checks, statistics, stored batches."""

@@ -1,0 +1,128 @@
+"""Signs that an attack was too weak, so that a defence only seems robust (Athalye et al., 2018; Tramer et
+al., 2020).
+
+Each check gives the full-gradient attack more than it needs, or compares it with one that must not do better.
+All are measured on the same images under the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.robustness.attacks.gradient import gradient
+from trainer.robustness.attacks.losses import cross_entropy
+from trainer.robustness.defences.surrogates import Model
+from trainer.robustness.results.report import Check
+
+LARGE_EPS = 64 / 255  # at which little is left to recognize by; for l2, LARGE_FACTOR times the ladder's
+LARGE_FACTOR = 8
+LARGE_BOUND = 0.02
+TOLERANCE = 0.01  # one point
+ONE_DRAW_BOUND = 0.10
+CLEAN_TRAINED_BOUND = 0.10
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Expected accuracies in [0, 1] on the check images.
+
+    Attributes:
+        pgd: the ladder's full-gradient attack.
+        large_eps: the same with ``LARGE_EPS``.
+        more_steps, more_samples: the same with twice the steps, with twice the samples.
+        one_draw: the same on one draw that never changes.
+        others: by rung, what attacks leave that need no true gradient: blind, BPDA, Square.
+        cosine: mean over images, between the gradients under two draws.
+        clean_trained: whether training saw no adversary of the classifier.
+    """
+
+    pgd: float
+    large_eps: float
+    more_steps: float
+    more_samples: float
+    one_draw: float
+    others: Mapping[str, float]
+    cosine: float
+    clean_trained: bool
+
+
+def weigh(evidence: Evidence) -> tuple[Check, ...]:
+    """Every check, with what was found and what was expected."""
+    parts = (_enough_effort, _no_better_way, _randomness, _plausible)
+    return tuple(check for part in parts for check in part(evidence))
+
+
+def gradient_cosine(model: Model, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
+    """Mean cosine between an image's gradients under two samples of ``model``; 0 where one of them is 0."""
+    pair = [gradient(model, images, labels, cross_entropy, generator).flatten(1) for _ in range(2)]
+    return float(torch.cosine_similarity(*pair).mean())
+
+
+def _enough_effort(evidence: Evidence) -> Sequence[Check]:
+    pgd, steps, samples = evidence.pgd, evidence.more_steps, evidence.more_samples
+    return (
+        Check(
+            "a huge eps leaves nothing",
+            evidence.large_eps <= LARGE_BOUND,
+            f"{_percent(evidence.large_eps)} left",
+            f"at most {_percent(LARGE_BOUND)}",
+        ),
+        Check(
+            "twice the steps don't help the defence",
+            steps <= pgd + TOLERANCE,
+            f"{_percent(pgd)}, then {_percent(steps)}",
+            "a rise of at most 1 point",
+        ),
+        Check(
+            "twice the samples change nothing",
+            abs(samples - pgd) < TOLERANCE,
+            f"{_percent(pgd)}, then {_percent(samples)}",
+            "a change of less than 1 point",
+        ),
+    )
+
+
+def _no_better_way(evidence: Evidence) -> Sequence[Check]:
+    return [
+        Check(
+            f"the true gradient is no weaker than {name}",
+            evidence.pgd <= share + TOLERANCE,
+            f"{_percent(evidence.pgd)} against {_percent(share)}",
+            "at most 1 point more",
+        )
+        for name, share in evidence.others.items()
+    ]
+
+
+def _randomness(evidence: Evidence) -> Sequence[Check]:
+    one_draw, pgd = evidence.one_draw, evidence.pgd
+    return (
+        Check(
+            "an attack on one draw is nearly as strong",
+            one_draw <= pgd + ONE_DRAW_BOUND,
+            f"{_percent(one_draw)} against {_percent(pgd)}",
+            "at most 10 points more, or attacks that don't average over draws flatter this defence",
+        ),
+        Check("cosine between the gradients of two draws", None, f"{evidence.cosine:.2f}", "for information"),
+    )
+
+
+def _plausible(evidence: Evidence) -> Sequence[Check]:
+    if not evidence.clean_trained:
+        return ()
+    return (
+        Check(
+            "clean training gives no robustness",
+            evidence.pgd <= CLEAN_TRAINED_BOUND,
+            f"{_percent(evidence.pgd)} left",
+            f"about 5 %; above {_percent(CLEAN_TRAINED_BOUND)} the attack is at fault until proved otherwise",
+        ),
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

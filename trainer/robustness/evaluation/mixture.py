@@ -1,0 +1,124 @@
+"""What drawing at random adds: A_mix less the mean A_d.
+
+A_mix is the accuracy that fresh draws keep under attack, and A_d what a member d keeps that never changes.
+The least over perturbations of a mean is never below the mean of the least, so against perfect attacks the
+difference can't be negative; it is what an attacker loses by not knowing the draw, and nothing else that the
+defence does enters it.
+
+Attacks aren't perfect, so both sides face the same set of them, the one on the mean and those on each member,
+and per image the strongest counts: for the mixture one for all draws, for the members each its own.  Were a
+side given more attacks than the other, their number would pass for a gain.
+
+Both are measured on the twin, where a member can be held fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from trainer.data import keyed_generator
+from trainer.models import Defence
+from trainer.robustness.attacks.ball import Ball
+from trainer.robustness.attacks.gradient import pgd
+from trainer.robustness.attacks.settled import PATIENCE
+from trainer.robustness.defences.judges import Judge, Key
+from trainer.robustness.defences.surrogates import BankMean
+from trainer.robustness.evaluation.ladder import Outcome, Step, keyworded
+from trainer.robustness.evaluation.statistics import chance, paired, wilson
+from trainer.robustness.results.report import Mixture
+
+Climb = Callable[[Step, Judge], Outcome]  #: under one draw
+
+PURIFIERS = 4  # at most, each with every classifier
+BATCH = 256
+
+
+class Member:
+    """One sub-model: purifier, classifier and random input are fixed.  As a judge, it answers for itself."""
+
+    says = "one member of the twin"
+
+    def __init__(self, bank: BankMean, index: int, seed: int) -> None:
+        self.bank, self.index, self.seed, self.n_classes = bank, index, seed, bank.n_classes
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.bank.member(self.index, images, torch.Generator().manual_seed(self.seed))
+
+    def members(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        return self(images)[None]
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor, *, draws: int, key: Key, first: int = 0) -> Tensor:
+        return self(images).exp().expand(draws, -1, -1)
+
+    def raw_probabilities(self, images: Tensor) -> Tensor:
+        return self.bank.defence.classifier.all_logits(images).softmax(-1)
+
+
+def measure(
+    twin: Defence,
+    attacked: Tensor,
+    labels: Tensor,
+    climb: Climb,
+    *,
+    ball: Ball,
+    steps: int,
+    step_size: float | None,
+    draws: int,
+    seed: int,
+    n_classes: int,
+) -> Mixture:
+    """Compare the mixture with up to ``PURIFIERS`` of its purifiers before each of its classifiers.
+
+    Args:
+        attacked: (N, 3, H, W), the attack on the mixture.
+        labels: (N,).
+        climb: attacks the same images by a step, and has the result judged.
+        ball, steps, step_size: of the attack on the mixture.
+        draws: of the random inputs, at least, over which the whole bank is averaged.
+        seed: of the draws, and of what the members hold fixed.
+    """
+    bank = BankMean(twin, n_classes=n_classes, samples=min(PURIFIERS, twin.n_purifiers))
+    fixed = [Member(bank, index, seed) for index in range(bank.n_members)]
+    attacks = [attacked]
+    for member in fixed:
+        attack = partial(pgd, member, ball=ball, steps=steps, step_size=step_size, patience=PATIENCE)
+        step = Step(f"member {member.index}", "", keyworded(attack), len(labels), BATCH)
+        attacks.append(climb(step, member).adversarial)
+    whole = BankMean(twin, n_classes=n_classes, samples=max(draws, twin.n_purifiers))
+    mixed = _under_the_strongest(whole, attacks, labels, seed)
+    alone = torch.stack([_least_chance(member, attacks, labels) for member in fixed]).mean(0)
+    return Mixture(
+        members=bank.n_members,
+        mixed=wilson(float(mixed.mean()), len(labels)),
+        alone=wilson(float(alone.mean()), len(labels)),
+        gain=paired(mixed, alone),
+    )
+
+
+def _least_chance(member: Member, attacks: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Per image, whether the member is right under every one of the attacks, (B,)."""
+    answers = [member.probabilities(images, draws=1, key=()).argmax(-1) for images in attacks]
+    return torch.stack([chance(answer, labels) for answer in answers]).amin(0)
+
+
+def _under_the_strongest(whole: BankMean, attacks: Sequence[Tensor], labels: Tensor, seed: int) -> Tensor:
+    """Per image, the chance under the attack that leaves the least, chosen on other draws, (B,)."""
+    left = torch.stack([_exact_chance(whole, images, labels, (seed, "mixture choose")) for images in attacks])
+    strongest = torch.stack(list(attacks))[left.argmin(0), torch.arange(len(labels))]
+    return _exact_chance(whole, strongest, labels, (seed, "mixture"))
+
+
+@torch.inference_mode()
+def _exact_chance(bank: BankMean, images: Tensor, labels: Tensor, key: Key) -> Tensor:
+    """Per image, the share of all sub-models that are right, each under random inputs of its own, (B,)."""
+    size = max(1, BATCH // bank.samples)
+    parts = [
+        (bank.members(pixels, keyed_generator(*key, place)).argmax(-1) == truth).double().mean(0)
+        for place, (pixels, truth) in enumerate(zip(images.split(size), labels.split(size), strict=True))
+    ]
+    return torch.cat(parts)

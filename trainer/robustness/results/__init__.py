@@ -1,0 +1,1 @@
+"""Reports of an evaluation: Markdown, plots, model card, record and regression gate."""

@@ -1,0 +1,122 @@
+"""What an evaluation leaves in the bundle that it is about.
+
+The report goes into ``measured`` of bundle.json and into the model card, the gate's record into a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sdk.bundle import Bundle, File, sha256_of, write_manifest
+from sdk.bundle.signature import sign_again
+from sdk.errors import BundleError, UsageError
+from trainer.robustness.results.markdown import render
+from trainer.robustness.results.record import Record, to_bytes
+from trainer.robustness.results.report import Report
+
+log = logging.getLogger(__name__)
+
+RECORD = "robustness.npz"
+START, END = "<!-- robustness: start -->", "<!-- robustness: end -->"
+NOT_MEASURED = re.compile(
+    r"^(Clean accuracy of these engines: |Robustness ladder: )not measured yet.*\n+", re.MULTILINE
+)
+
+
+def into_bundle(report: Report, bundle: Bundle) -> None:
+    """Add the report to ``bundle`` on disk, in place of an earlier one of the same setting.
+
+    The bundle's digest changes with it, so a signature of it is removed; its engines and their hashes stay.
+
+    Raises:
+        UsageError: the report is about another bundle.
+        BundleError: the folder can't be written.
+    """
+    if report.digest != bundle.digest:
+        raise UsageError(
+            f"bundle {bundle.folder}: expected a report about its bundle.json, sha256 {bundle.digest[:12]}…, "
+            f"got one about {report.digest[:12]}…; evaluate it anew"
+        )
+    entry = _entry(report)
+    others = [known for known in bundle.manifest.measured if _setting(known) != _setting(entry)]
+    with _writing(bundle) as changes:
+        changes["measured"] = (*others, entry)
+        if bundle.manifest.card is not None:
+            path = bundle.path(bundle.manifest.card)
+            _replace(path, with_report(path.read_text(encoding="utf-8"), report).encode())
+            changes["card"] = File(bundle.manifest.card.file, sha256_of(path))
+
+
+def record_into_bundle(record: Record, bundle: Bundle) -> None:
+    """Put ``record`` into ``bundle`` on disk, in place of an earlier one; this too changes its digest.
+
+    Raises:
+        BundleError: the folder can't be written.
+    """
+    with _writing(bundle) as changes:
+        path = bundle.folder / RECORD
+        _replace(path, to_bytes(record))
+        changes["robustness"] = File(RECORD, sha256_of(path))
+
+
+def with_report(card: str, report: Report) -> str:
+    """The model card with the report in place of an earlier one, or of 'not measured yet', or at its end."""
+    section = f"{START}\n{render(report)}{END}\n"
+    if START in card and END in card:
+        before, rest = card.split(START, 1)
+        return before + section.removesuffix("\n") + rest.split(END, 1)[1]
+    card = NOT_MEASURED.sub("", card)
+    before, heading, after = card.partition("## Measured\n")
+    return f"{before}{heading}\n{section}\n{after.lstrip()}" if heading else f"{card}\n{section}"
+
+
+@contextmanager
+def _writing(bundle: Bundle) -> Iterator[dict[str, Any]]:
+    """Collects changes of the manifest, then writes it."""
+    was_signed, changes = bundle.has_signature, dict[str, Any]()
+    try:
+        yield changes
+        write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, **changes))
+    except OSError as error:
+        raise BundleError(f"bundle {bundle.folder}: can't be written: {error.strerror}") from None
+    if was_signed:
+        log.warning("%s", sign_again(bundle.folder))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _entry(report: Report) -> dict[str, Any]:
+    backend, version, precision, _ = report.judged_by.split(" ")
+    named = report.rungs if report.worst is None else (report.worst, *report.rungs)
+    rungs = {rung.name: rung.counts.expected for rung in named}
+    return {
+        "backend": backend,
+        "version": version,
+        "device": platform.processor() or platform.machine(),
+        "precision": precision,
+        "budget": report.budget,
+        "norm": report.norm,
+        "eps": report.eps,
+        "seed": report.seed,
+        "ladder": {name: msgspec.to_builtins(figure) for name, figure in rungs.items()},
+        "failed_checks": [check.name for check in report.failed_checks],
+    }
+
+
+def _setting(entry: dict[str, Any]) -> tuple[object, ...]:
+    return tuple(entry.get(key) for key in ("backend", "device", "precision", "budget", "norm", "eps"))
