@@ -13,9 +13,7 @@ import click
 import cv2
 import numpy as np
 
-from sdk import EdgePurifyError, Purifier, Result
-from sdk.result import Undefended
-from sdk.sources import open_source
+from sdk import EdgePurifyError, Purifier, Result, Undefended, open_source
 
 CLIPS = Path(__file__).parent / "clips"
 TRUTH = "cat"

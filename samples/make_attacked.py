@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdk.bundle import Bundle, default_bundle
+from sdk import Bundle, default_bundle
 from trainer.models import Defence, Draw
 from trainer.models.twin import read_twin
 

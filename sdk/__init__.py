@@ -26,40 +26,72 @@ from sdk.errors import (
 )
 
 if TYPE_CHECKING:
-    from sdk.bundle import Bundle
+    from sdk.bundle import Bundle, default_bundle
     from sdk.draw import Draw
+    from sdk.loop import run
+    from sdk.meter import Meter, Summary
     from sdk.purifier import Purifier
     from sdk.result import Result, Timings, Undefended
-    from sdk.sources.roi import Roi
+    from sdk.sinks import AnnotatedImages, AnnotatedVideo, JsonLines, Sink, Window
+    from sdk.sinks.preview import Address, Preview
+    from sdk.sources import Frame, Roi, Source, open_source
 
     __version__: str
 
 __all__ = [
+    "Address",
+    "AnnotatedImages",
+    "AnnotatedVideo",
     "BackendError",
     "Bundle",
     "BundleError",
     "Draw",
     "EdgePurifyError",
+    "Frame",
     "GateError",
+    "JsonLines",
+    "Meter",
+    "Preview",
     "Purifier",
     "Result",
     "Roi",
+    "Sink",
     "SinkError",
+    "Source",
     "SourceError",
+    "Summary",
     "Timings",
     "Undefended",
     "UsageError",
+    "Window",
     "__version__",
+    "default_bundle",
+    "open_source",
+    "run",
 ]
 
 _HOMES = {
+    "Address": "sdk.sinks.preview",
+    "AnnotatedImages": "sdk.sinks",
+    "AnnotatedVideo": "sdk.sinks",
     "Bundle": "sdk.bundle",
     "Draw": "sdk.draw",
+    "Frame": "sdk.sources",
+    "JsonLines": "sdk.sinks",
+    "Meter": "sdk.meter",
+    "Preview": "sdk.sinks.preview",
     "Purifier": "sdk.purifier",
     "Result": "sdk.result",
-    "Roi": "sdk.sources.roi",
+    "Roi": "sdk.sources",
+    "Sink": "sdk.sinks",
+    "Source": "sdk.sources",
+    "Summary": "sdk.meter",
     "Timings": "sdk.result",
     "Undefended": "sdk.result",
+    "Window": "sdk.sinks",
+    "default_bundle": "sdk.bundle",
+    "open_source": "sdk.sources",
+    "run": "sdk.loop",
 }
 
 
