@@ -1,19 +1,30 @@
-"""Open a bundle and verify its files against the hashes in ``bundle.json``; write a manifest.
+"""Open a bundle, read its files and verify them against the hashes in ``bundle.json``; write a manifest.
 
 ``Bundle.open`` decodes and validates ``bundle.json``, keeps every path inside the folder, and checks each
-listed file's sha256 before anything is loaded. Signatures are handled in ``sdk.bundle.signature``.
+listed file's sha256 before anything is loaded. ``Bundle.read`` hashes the bytes that it returns: a file
+that is replaced after ``open`` is refused. Signatures are handled in ``sdk.bundle.signature``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from sdk.bundle.manifest import MANIFEST, SCHEMA, SIGNATURE, File, Manifest
 from sdk.errors import BundleError
+
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_LABELS_BYTES = 16 << 20
+MAX_FILE_BYTES = (2 << 30) - 1  # a protobuf message, hence an ONNX file, can't be larger
+CHUNK_BYTES = 1 << 20
 
 
 class Bundle:
@@ -64,9 +75,10 @@ class Bundle:
 
             signed_by = verify(root, raw, public_key)
         manifest = _decode(raw, root / MANIFEST)
-        for file in manifest.files():
-            _verify(root, file)
-        labels = _read_labels(root / manifest.labels.file)
+        for file in dict.fromkeys(manifest.files()):
+            if file != manifest.labels:
+                _verify(root, file)
+        labels = _labels(root / manifest.labels.file, _read(root, manifest.labels, MAX_LABELS_BYTES))
         return cls(root, manifest, labels, hashlib.sha256(raw).hexdigest(), signed_by)
 
     @property
@@ -74,8 +86,18 @@ class Bundle:
         """Whether a signature lies in the folder; only ``open`` with a key says whether it is right."""
         return (self.folder / SIGNATURE).exists()
 
+    def read(self, file: File) -> bytes:
+        """The bytes of a file of the manifest, read once from disk and verified by the sha256 of these bytes.
+
+        Whatever runs or is trusted is made from them: a path could lead to another file by then.
+
+        Raises:
+            BundleError: the file is missing, can't be read, or has another sha256 than the manifest says.
+        """
+        return _read(self.folder, file)
+
     def path(self, file: File) -> Path:
-        """Where a file of the manifest lies on disk."""
+        """Where a file of the manifest lies on disk, for messages; its content is had by ``read``."""
         return self.folder / file.file
 
 
@@ -109,11 +131,13 @@ def sha256_of(path: Path) -> str:
 def _read_manifest(root: Path) -> bytes:
     path = root / MANIFEST
     try:
-        return path.read_bytes()
+        with _regular(path, MAX_MANIFEST_BYTES) as stream:
+            return stream.read()
     except FileNotFoundError:
         what = f"no {MANIFEST} in it" if root.is_dir() else "no such folder"
         raise BundleError(
-            f"bundle {root}: {what}; give the folder that 'edge-export bundle' wrote, or leave --bundle out"
+            f"bundle {root}: {what}",
+            hint="give the folder that 'edge-export bundle' wrote, or leave --bundle out",
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise BundleError(f"bundle {root}: {MANIFEST} can't be read: {error}") from None
@@ -129,38 +153,82 @@ def _decode(raw: bytes, path: Path) -> Manifest:
         if schema == SCHEMA:
             return msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path}: {error}; export the bundle anew") from None
+        raise BundleError(f"{path}: {error}", hint="export the bundle again") from None
     raise BundleError(
-        f"{path}: expected schema {SCHEMA}, got {schema}; "
-        + ("update edge-purify" if schema > SCHEMA else "export the bundle anew with this version")
+        f"{path}: expected schema {SCHEMA}, got {schema}",
+        hint="update edge-purify" if schema > SCHEMA else "export the bundle again with this version",
     )
 
 
 def _verify(root: Path, file: File) -> None:
+    """Check a file's sha256 in constant memory; only what ``read`` returns later is used."""
+    digest = hashlib.sha256()
+    with _opened(root, file, MAX_FILE_BYTES) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    _check_digest(root, file, digest.hexdigest())
+
+
+def _read(root: Path, file: File, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    with _opened(root, file, max_bytes) as stream:
+        content = stream.read()
+    _check_digest(root, file, hashlib.sha256(content).hexdigest())
+    return content
+
+
+@contextmanager
+def _opened(root: Path, file: File, max_bytes: int) -> Iterator[IO[bytes]]:
+    """A listed file, open for reading; every failure up to the end of the block becomes a BundleError."""
     path = root / file.file
     try:
         inside = not Path(file.file).is_absolute() and path.resolve().is_relative_to(root.resolve())
-        found = sha256_of(path) if inside and path.is_file() else None
+        if not inside:
+            raise BundleError(
+                f"bundle {root}: path {file.file!r} leads outside the folder", hint="don't use this bundle"
+            )
+        with _regular(path, max_bytes) as stream:
+            yield stream
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise BundleError(
+            f"bundle {root}: {file.file!r} is missing", hint="copy the bundle again, whole"
+        ) from None
     except (OSError, RuntimeError, ValueError) as error:  # unreadable, a loop of links, a NUL in the name
         raise BundleError(
-            f"bundle {root}: {file.file!r} can't be read: {error}; copy the bundle again"
+            f"bundle {root}: {file.file!r} can't be read: {error}", hint="copy the bundle again"
         ) from None
-    if not inside:
-        raise BundleError(
-            f"bundle {root}: path {file.file!r} leads outside the folder; don't use this bundle"
-        )
-    if found is None:
-        raise BundleError(f"bundle {root}: {file.file!r} is missing; copy the bundle again, whole")
+
+
+@contextmanager
+def _regular(path: Path, max_bytes: int) -> Iterator[IO[bytes]]:
+    """A regular file of at most ``max_bytes``, open for reading; a pipe or device neither blocks nor passes.
+
+    Raises:
+        OSError: it can't be opened or is a folder.
+        ValueError: it is no regular file, or too large.
+    """
+    # O_NONBLOCK: opening a pipe would otherwise wait for a writer
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with FileIO(path, opener=lambda name, _: os.open(name, flags)) as raw:
+        found = os.fstat(raw.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is a device or a pipe, expected a file")
+        if found.st_size > max_bytes:
+            raise ValueError(f"expected at most {max_bytes:,} bytes, got {found.st_size:,}")
+        yield raw
+
+
+def _check_digest(root: Path, file: File, found: str) -> None:
     if found != file.sha256:
         raise BundleError(
             f"bundle {root}: {file.file} is damaged or changed: expected sha256 {file.sha256[:12]}…, "
-            f"got {found[:12]}…; copy the bundle again, whole"
+            f"got {found[:12]}…",
+            hint="copy the bundle again, whole",
         )
 
 
-def _read_labels(path: Path) -> tuple[str, ...]:
+def _labels(path: Path, content: bytes) -> tuple[str, ...]:
     try:
-        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        labels = tuple(line.strip() for line in content.decode("utf-8").splitlines())
     except UnicodeDecodeError:
         raise BundleError(f"{path}: expected UTF-8 text, one label a line") from None
     if not labels or not all(labels):

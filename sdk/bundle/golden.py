@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -55,15 +56,15 @@ class Golden:
         Raises:
             BundleError: not an ``.npz`` file, an array is missing, or an engine is never drawn.
         """
-        path = bundle.path(bundle.manifest.golden)
+        path, content = bundle.path(bundle.manifest.golden), bundle.read(bundle.manifest.golden)
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 arrays = dict(stored)
             inputs = {name: arrays.pop(name) for name in [*arrays] if name.startswith(RANDOM_INPUT)}
             golden = cls(random_inputs={k.removeprefix(RANDOM_INPUT): v for k, v in inputs.items()}, **arrays)
-        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise BundleError(
-                f"{path}: can't be read as golden outputs: {error}; export the bundle anew"
+                f"{path}: can't be read as golden outputs: {error}; export the bundle again"
             ) from None
         _check_every_engine_drawn(path, golden.purifier, "purifiers", len(bundle.manifest.purifiers))
         _check_every_engine_drawn(path, golden.classifier, "classifiers", len(bundle.manifest.classifiers))
@@ -112,5 +113,5 @@ def _check_every_engine_drawn(path: Path, drawn: npt.NDArray[np.int64], role: st
     if found := set(drawn.tolist()) ^ set(range(count)):
         raise BundleError(
             f"{path}: expected golden draws of all {count} {role} and no other, got it wrong for number "
-            f"{', '.join(map(str, sorted(found)))}; export the bundle anew"
+            f"{', '.join(map(str, sorted(found)))}; export the bundle again"
         )

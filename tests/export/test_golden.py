@@ -91,4 +91,4 @@ def test_golden_outputs_that_cannot_serve_are_one_clear_line(
     rehash(folder)
     with pytest.raises(BundleError, match=complaint) as caught:
         Golden.load(Bundle.open(folder))
-    assert re.search(r"golden\.npz: .*; export the bundle anew$", str(caught.value))
+    assert re.search(r"golden\.npz: .*; export the bundle again$", str(caught.value))

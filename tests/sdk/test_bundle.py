@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -100,7 +101,7 @@ def _mask_twice(manifest: dict[str, Any]) -> None:
     ("edit", "message"),
     [
         (_set("schema", to=2), "expected schema 1, got 2; update edge-purify"),
-        (_set("schema", to=0), "expected schema 1, got 0; export the bundle anew"),
+        (_set("schema", to=0), "expected schema 1, got 0; export the bundle again"),
         (_set("schema", to="1"), r"Expected `int`, got `str` - at `\$.schema`"),
         (_set("image", "height", to="tall"), r"Expected `int`, got `str` - at `\$.image.height`"),
         (_set("image", "height", to=0), r"expected a height and width >= 1, got 0 x 16 - at `\$.image`"),
@@ -139,7 +140,7 @@ def test_a_wrong_manifest_names_the_field(bundle_copy: Path, edit: Edit, message
 )
 def test_a_damaged_manifest_is_one_line(bundle_copy: Path, raw: bytes) -> None:
     (bundle_copy / MANIFEST).write_bytes(raw)
-    with pytest.raises(BundleError, match="export the bundle anew") as caught:
+    with pytest.raises(BundleError, match="export the bundle again") as caught:
         Bundle.open(bundle_copy)
     assert "\n" not in str(caught.value)
 
@@ -168,3 +169,38 @@ def test_no_bundle_there(tmp_path: Path, folder: str, message: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BundleError, match=message):
         Bundle.open(tmp_path / folder)
+
+
+def test_read_gives_the_bytes_that_were_hashed(bundle_copy: Path) -> None:
+    bundle = Bundle.open(bundle_copy)
+    for file in bundle.manifest.files():
+        assert bundle.read(file) == (bundle_copy / file.file).read_bytes()
+
+
+def test_read_refuses_a_file_that_was_replaced_after_open(bundle_copy: Path) -> None:
+    bundle = Bundle.open(bundle_copy)
+    first, second = (engine.onnx["fp32"] for engine in bundle.manifest.purifiers[:2])
+    (bundle_copy / second.file).replace(bundle_copy / first.file)
+    with pytest.raises(BundleError, match=re.escape(first.file) + " is damaged or changed"):
+        bundle.read(first)
+    with pytest.raises(BundleError, match=r"is missing; copy the bundle again"):
+        bundle.read(second)
+
+
+def test_a_pipe_in_place_of_a_file_neither_blocks_nor_opens(bundle_copy: Path) -> None:
+    name = Bundle.open(bundle_copy).manifest.golden.file
+    (bundle_copy / name).unlink()
+    os.mkfifo(bundle_copy / name)
+    with pytest.raises(BundleError, match=r"golden.npz' can't be read: it is a device or a pipe"):
+        Bundle.open(bundle_copy)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(bundle_copy: Path) -> None:
+    with (bundle_copy / "labels.txt").open("r+b") as stream:
+        stream.truncate(1 << 40)  # sparse: it takes no room on disk
+    with pytest.raises(BundleError, match=r"'labels.txt' can't be read: expected at most [\d,]+ bytes"):
+        Bundle.open(bundle_copy)
+    with (bundle_copy / MANIFEST).open("r+b") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(BundleError, match=f"{MANIFEST} can't be read: expected at most"):
+        Bundle.open(bundle_copy)
