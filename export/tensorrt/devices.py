@@ -11,14 +11,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from sdk.backends.plan_store import NAMES, EngineBackend
-from sdk.bundle import Precision
+from sdk.choices import BUNDLE_PRECISIONS, ENGINE_NAMES, EngineBackend, Precision
 from sdk.errors import BackendError, UsageError
 from sdk.host.hardware import jetson_model, l4t_release
 
-ALL: tuple[Precision, ...] = get_args(Precision)
 RTX_CAPABILITIES = ("8.0+",)  # TensorRT-RTX's own choice where it isn't told: Ampere and later
 
 
@@ -42,7 +40,7 @@ class Target:
     model: str = ""
     l4t: tuple[int, ...] = ()
     workspace_mib: int = 1024
-    precisions: tuple[Precision, ...] = ALL
+    precisions: tuple[Precision, ...] = BUNDLE_PRECISIONS
     backend: EngineBackend = "tensorrt"
 
 
@@ -135,7 +133,7 @@ def build_host(
         raise _refusal(target, str(error)) from None
     if not any(version == line or version.startswith(line + ".") for line in target.lines):
         lines = " or ".join(f"{line}.x" for line in target.lines)
-        raise _refusal(target, f"it has {NAMES[target.backend]} {version}, expected {lines}")
+        raise _refusal(target, f"it has {ENGINE_NAMES[target.backend]} {version}, expected {lines}")
     if target.backend == "tensorrt-rtx":
         return BuildHost(module, version, RTX_CAPABILITIES)
     _check_l4t(target, root)
@@ -178,5 +176,5 @@ def _refusal(target: Target, why: str) -> BackendError:
     lines = " or ".join(f"{line}.x" for line in target.lines)
     return BackendError(
         f"target {target.name}: this host can't build it: {why}; "
-        f"run the same command on {target.host}, with {NAMES[target.backend]} {lines}"
+        f"run the same command on {target.host}, with {ENGINE_NAMES[target.backend]} {lines}"
     )

@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, cast
 
-from sdk.backends.interface import Backend, OnnxBackend
-from sdk.backends.plan_store import EngineBackend
-from sdk.backends.providers import PROVIDERS, Provider
-from sdk.bundle import Bundle, Precision
+from sdk.backends.interface import Backend
+from sdk.bundle import Bundle
+from sdk.choices import (
+    BACKENDS,
+    ENGINE_BACKENDS,
+    PRECISIONS,
+    PROVIDERS,
+    EngineBackend,
+    OnnxBackend,
+    Precision,
+    Provider,
+)
 from sdk.errors import BackendError, UsageError
 from sdk.host.hardware import gpu_nodes
 
 if TYPE_CHECKING:
     from sdk.backends.auto_precision import Trial
-
-BACKENDS = ("auto", *get_args(OnnxBackend), *get_args(EngineBackend))
-PRECISIONS = ("auto", *get_args(Precision))
 
 _log = logging.getLogger("sdk")
 
@@ -48,8 +53,8 @@ def open_backend(
         raise UsageError(f"provider {provider}: only backend onnxruntime has it, got backend {backend}")
     chosen = None if precision == "auto" else cast(Precision, precision)
     _check_has(bundle, chosen or "fp32")
-    if backend in get_args(EngineBackend):
-        return _open_tensorrt(bundle, cast(EngineBackend, backend), chosen)
+    if backend in ENGINE_BACKENDS:
+        return _open_tensorrt(bundle, backend, chosen)
     if backend == "auto" and (on_gpu := _open_on_gpu(bundle, chosen)) is not None:
         return on_gpu
     runtime: OnnxBackend = "openvino" if backend == "openvino" else "onnxruntime"

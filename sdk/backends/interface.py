@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sdk.bundle import Precision
+from sdk.choices import OnnxBackend as OnnxBackend
+from sdk.choices import Precision
 from sdk.draw import Draw
 from sdk.errors import BackendError
 
 Float = npt.NDArray[np.float32]
-OnnxBackend = Literal[
-    "onnxruntime", "openvino"
-]  # run a bundle's ONNX files; the others, engines built of them
 
 
 class Inference(NamedTuple):

@@ -19,18 +19,18 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from sdk.bundle import Bundle, Engine, Precision
+from sdk.choices import ENGINE_NAMES
+from sdk.choices import EngineBackend as EngineBackend
 from sdk.errors import BackendError
 from sdk.host.cache import cache_root, check_private, make_private
 
 SCHEMA = 1
 FOLDER = "engines"  # inside a bundle, and inside the cache
-EngineBackend = Literal["tensorrt", "tensorrt-rtx"]
-NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+NAMES = ENGINE_NAMES
 
 
 class Fingerprint(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

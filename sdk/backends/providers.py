@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from typing import Any, Literal, get_args
+from typing import Any
 
-from sdk.bundle import Precision
+from sdk.choices import PROVIDERS as PROVIDERS
+from sdk.choices import Precision
+from sdk.choices import Provider as Provider
 from sdk.errors import BackendError
-
-Provider = Literal["cpu", "cuda", "tensorrt"]
-PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 
 _CPU = "CPUExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"

@@ -13,10 +13,10 @@ from sdk.bundle.manifest import (
     File,
     Image,
     Manifest,
-    Precision,
     RandomInput,
     Twin,
 )
+from sdk.choices import Precision
 
 __all__ = [
     "MANIFEST",

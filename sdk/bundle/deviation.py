@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sdk.bundle.manifest import Precision
+from sdk.choices import Precision
 
 BOUND = 1e-4  # on pixels in [0, 1] and on logits of a few units: some hundred times float32's rounding
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
+
+from sdk.choices import BUNDLE_PRECISIONS, Precision
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
 SIGNATURE = "bundle.json.sig"
-Precision = Literal["fp32", "fp16", "int8"]
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -116,8 +117,11 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def precisions(self) -> tuple[Precision, ...]:
         """Those that every engine has, the most exact first."""
         engines = (*self.purifiers, *self.classifiers)
-        known: tuple[Precision, ...] = get_args(Precision)
-        return tuple(precision for precision in known if all(precision in engine.onnx for engine in engines))
+        return tuple(
+            precision
+            for precision in BUNDLE_PRECISIONS
+            if all(precision in engine.onnx for engine in engines)
+        )
 
     def files(self) -> Iterator[File]:
         """Every file the manifest names."""
