@@ -1,11 +1,14 @@
-"""What a sink is."""
+"""Interface that each sink implements: open, write every frame with its result, close."""
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TypeVar
 
+from sdk.errors import SinkError
+from sdk.files import NotAFile
 from sdk.result import Result
 from sdk.sources import Frame
 
@@ -53,3 +56,10 @@ class Sink(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError, *, hint: str | None = None) -> SinkError:
+    """The SinkError for an ``OSError`` that was met while writing ``path``."""
+    if isinstance(error, NotAFile):
+        return SinkError(f"{os.fspath(path)}: {error.strerror}")
+    return SinkError(f"{os.fspath(path)}: can't be written: {error.strerror or error}", hint=hint)

@@ -1,4 +1,4 @@
-"""Annotated pictures."""
+"""Annotated pictures in a folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 
 from sdk.errors import SinkError
-from sdk.files import Unfinished
+from sdk.files import remove_stale_parts, require_writable, write_atomically
 from sdk.result import Result
 from sdk.sinks.annotate import annotate
-from sdk.sinks.base import Sink
+from sdk.sinks.base import Sink, unwritable
 from sdk.sources import Frame
 
 
@@ -25,18 +25,21 @@ class AnnotatedImages(Sink):
     def open(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SinkError(f"{self.folder}: can't be a folder for pictures: {reason}") from None
+        remove_stale_parts(self.folder)
+        trial = self.folder / "trial.png"
+        try:
+            require_writable(trial)
         except OSError as error:
-            raise SinkError(f"{self.folder}: can't be a folder for pictures: {error.strerror}") from None
-        trial = Unfinished(self.folder / "trial.png")
-        trial.create()
-        trial.discard()
+            raise unwritable(trial, error, hint="check the folder and its rights") from None
 
     def write(self, frame: Frame, result: Result) -> None:
         stem = re.sub(r"[^\w.-]+", "-", Path(frame.source).stem).strip("-") or "frame"
-        file = Unfinished(self.folder / f"{stem}-{frame.index:06d}.png")
+        path = self.folder / f"{stem}-{frame.index:06d}.png"
+        png = cv2.imencode(".png", annotate(frame.image, result, frame.roi))[1].tobytes()
         try:
-            file.part.write_bytes(cv2.imencode(".png", annotate(frame.image, result, frame.roi))[1].tobytes())
+            write_atomically(path, png, durable=False)  # a flush for each frame would slow the loop
         except OSError as error:
-            file.discard()
-            raise file.unwritable(error) from None
-        file.finish()
+            raise unwritable(path, error) from None

@@ -1,7 +1,8 @@
-"""Results as JSON, a line a frame."""
+"""Results as JSON lines, one object per frame."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -12,50 +13,52 @@ from typing import IO
 import msgspec
 
 from sdk.errors import SinkError
-from sdk.files import Unfinished
+from sdk.files import AtomicFile
 from sdk.result import Result
-from sdk.sinks.base import Sink
+from sdk.sinks.base import Sink, unwritable
 from sdk.sinks.record import record
 from sdk.sources import Frame
 
 
 class JsonLines(Sink):
-    """One JSON object a line, a ``Record`` per frame, which a reader has at once.
+    """One JSON object a line, a ``Record`` per frame. Every line can be read as soon as it is written.
 
     Args:
-        path: a file, replaced when complete; a pipe or device, written to as it is; ``-``, standard output.
+        path: a file, which appears with its first line and replaces the one that was there; a pipe or device,
+            written to as it is; ``-``, standard output.
         labels: the bundle's labels, in the order of ``Result.probabilities``.
     """
 
     def __init__(self, path: str | os.PathLike[str], labels: Sequence[str]) -> None:
         self.path = Path(path)
         self._to_stdout = os.fspath(path) == "-"
-        self._name = "standard output" if self._to_stdout else str(path)
+        self._name = "standard output" if self._to_stdout else os.fspath(path)
         self._labels = labels
-        self._file: Unfinished | None = None  # None where there is nothing to complete
+        self._file: AtomicFile | None = None  # None for a pipe, a device and standard output
         self._stream: IO[bytes] | None = None
         self._encoder = msgspec.json.Encoder()
         self._n_whole = 0  # lines, and their bytes: what a full disk leaves
         self._whole_bytes = 0
 
     def open(self) -> None:
-        if self._to_stdout:
-            self._stream = sys.stdout.buffer
-        elif _is_stream(self.path):
-            try:
+        try:
+            if self._to_stdout:
+                self._stream = _standard_output()
+            elif _is_stream(self.path):
                 self._stream = self.path.open("wb", buffering=0)
-            except OSError as error:
-                raise self._unwritable(error) from None
-        else:
-            self._file = Unfinished(self.path)
-            self._file.create()
-            self._stream = self._file.part.open("wb", buffering=0)
+            else:
+                self._file = AtomicFile(self.path)
+                self._stream = self._file.create(buffering=0)
+        except OSError as error:
+            raise unwritable(self._name, error, hint="check the folder and its rights") from None
 
     def write(self, frame: Frame, result: Result) -> None:
         assert self._stream is not None, "open the sink first"
         line = self._encoder.encode(record(frame, result, self._labels)) + b"\n"
         try:
             _write_whole(self._stream, line)
+            if self._file is not None:
+                self._file.publish()
         except BrokenPipeError:
             if self._to_stdout:  # or Python's exit complains as well
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,21 +74,28 @@ class JsonLines(Sink):
             return
         if self._file is None:
             stream.close()
-            return
-        try:
-            stream.truncate(self._whole_bytes)
-            stream.close()
-        except OSError as error:
+        elif self._n_whole == 0:
             self._file.discard()
-            raise self._unwritable(error) from None
-        if self._n_whole:
-            self._file.finish()
         else:
-            self._file.discard()
+            try:
+                stream.truncate(self._whole_bytes)
+                self._file.finish()
+            except OSError as error:
+                self._file.discard()
+                raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError) -> SinkError:
-        kept = f"; the {self._n_whole} lines before are kept" if self._file and self._n_whole else ""
-        return SinkError(f"{self._name}: can't be written: {error.strerror}{kept}")
+        is_kept = self._file is not None and self._n_whole > 0
+        return unwritable(
+            self._name, error, hint=f"the {self._n_whole} lines before are kept" if is_kept else None
+        )
+
+
+def _standard_output() -> IO[bytes]:
+    """Standard output as bytes; Python has none where the process was started with it closed."""
+    if sys.stdout is None or sys.stdout.closed:
+        raise OSError(errno.EBADF, "it is closed")
+    return sys.stdout.buffer
 
 
 def _is_stream(path: Path) -> bool:

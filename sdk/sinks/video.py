@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 
 from sdk.errors import SinkError, UsageError
-from sdk.files import Unfinished
+from sdk.files import AtomicFile, remove_stale_parts
 from sdk.result import Result
 from sdk.sinks.annotate import annotate, fit
-from sdk.sinks.base import Sink
+from sdk.sinks.base import Sink, unwritable
 from sdk.sources import Frame
 from sdk.sources.opencv import quiet_opencv
 
@@ -36,7 +36,7 @@ class AnnotatedVideo(Sink):
             raise UsageError(f"{path}: expected fps > 0, got {fps}")
         self._fps = fps
         self._real_time = real_time
-        self._file = Unfinished(path)
+        self._file = AtomicFile(path)
         self._size = (0, 0)
         self._writer: Any = None
         self._began_s: float | None = None
@@ -44,7 +44,8 @@ class AnnotatedVideo(Sink):
 
     def open(self) -> None:
         quiet_opencv()
-        self._file.create()
+        remove_stale_parts(self.path.parent)
+        self._begin()
         try:
             self._create((64, 64)).release()  # OpenCV says only now whether it has the codec
         finally:
@@ -54,6 +55,7 @@ class AnnotatedVideo(Sink):
         picture = annotate(frame.image, result, frame.roi)
         if self._writer is None:
             self._size = (picture.shape[1], picture.shape[0])
+            self._begin()
             self._writer = self._create(self._size)
         picture = fit(picture, *self._size)
         for _ in range(self._repeats(frame)):
@@ -67,7 +69,10 @@ class AnnotatedVideo(Sink):
         self._writer = None
         n_readable = self._count_readable()
         if n_readable > 0:
-            self._file.finish()
+            try:
+                self._file.finish()
+            except OSError as error:
+                raise unwritable(self.path, error) from None
         else:
             self._file.discard()
         if n_readable < self._n_written:
@@ -76,6 +81,12 @@ class AnnotatedVideo(Sink):
                 f"{self.path}: {self._n_written} frames were written, {n_readable} of them can be read back, "
                 f"{kept}; is the disk full?"
             )
+
+    def _begin(self) -> None:
+        try:
+            self._file.create()
+        except OSError as error:
+            raise unwritable(self.path, error, hint="check the folder and its rights") from None
 
     def _create(self, size: tuple[int, int]) -> Any:
         codec = VIDEO_CODECS[self.path.suffix.lower()]
