@@ -35,7 +35,7 @@ from sdk.bundle import (
 )
 from sdk.bundle.deviation import Deviation
 from sdk.bundle.golden import Golden
-from sdk.errors import GateError, UsageError
+from sdk.errors import UsageError
 from trainer.models.defence import Defence
 from trainer.models.twin import read_twin, save_twin
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from export.external_classifier.classifier import ForeignClassifier
     from trainer.checkpoint import Loaded
 
-LIMIT_BYTES = 24_000_000  # bundles ship inside a Python package
 FP32_ALONE = Lowering()
 GOLDEN_IMAGES = 2
 GOLDEN_DRAWS = 8
@@ -76,7 +75,7 @@ def write_bundle(
     Raises:
         UsageError: ``out`` can't take a bundle, ``foreign`` doesn't fit the purifiers, or there are none.
         ExportError: the model can't be exported, or the folder can't be written.
-        GateError: an engine is off its twin, or the bundle is too large.
+        GateError: an engine is off its twin.
     """
     _check_purifies(loaded)
     out = out.resolve()
@@ -84,7 +83,7 @@ def write_bundle(
     try:
         with staged(out, force) as folder:
             _fill(folder, loaded, name or loaded.config["name"], foreign, on_step)
-            found = add_precisions(
+            return add_precisions(
                 folder,
                 lowering,
                 n_images=n_images,
@@ -92,9 +91,6 @@ def write_bundle(
                 on_step=on_step,
                 compare_fp32=_comparison(loaded.defence, foreign, n_images),
             )
-            if foreign is None:
-                _check_size(folder)
-            return found
     except OSError as error:
         raise ExportError(f"{out}: the bundle can't be written: {error.strerror or error}") from error
 
@@ -249,15 +245,6 @@ def _toolchain() -> dict[str, str | int]:
         for package in ("edge-purify", "torch", "onnx", "onnxslim")
     }
     return {**versions, "opset": OPSET}
-
-
-def _check_size(folder: Path) -> None:
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if size > LIMIT_BYTES:
-        raise GateError(
-            f"the bundle would take {size / 1e6:.1f} MB, expected at most {LIMIT_BYTES / 1e6:.0f} MB; "
-            "train a narrower classifier (model.classifier.widths) or fewer of them"
-        )
 
 
 def _check_purifies(loaded: Loaded) -> None:
