@@ -1,11 +1,12 @@
-"""The runtime: draw, purify, classify, one frame at a time.
+"""Runtime API: draw engines, purify and classify, one frame or several regions at a time.
 
     with Purifier.load("bundle/") as purifier:
         result = purifier(frame)
+        results = purifier.batch([roi.crop(frame) for roi in rois])
         for result in purifier.stream("clip.mp4"):
             ...
 
-It fails closed: whatever goes wrong in an engine, no label of an unpurified image comes out.
+It fails closed: if an engine fails, no label of an unpurified image comes out.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from time import perf_counter
 from types import TracebackType
 from typing import Literal, NamedTuple, get_args
 
-import numpy as np
-
+from sdk.arrays import Pixels
 from sdk.backends import open_backend
-from sdk.backends.interface import Backend, Float, checked
+from sdk.backends.interface import Backend
 from sdk.bundle import Bundle, default_bundle
 from sdk.draw import Draw, Drawer
 from sdk.errors import BackendError, UsageError
-from sdk.preprocess import Frame, Preprocessor
-from sdk.result import Result, Timings, Undefended
+from sdk.host.cpus import available_cpus
+from sdk.inference import SKIPPED, Ensemble
+from sdk.preprocess import Preprocessor, check_frame
+from sdk.result import UNSURE, Result, Timings, Undefended
 from sdk.sources.roi import Roi
-from sdk.suspicion import suspicion as suspicion_of
+from sdk.workers import Workers
 
 __all__ = ["OnError", "Purifier", "Result", "Timings", "Undefended"]
 
@@ -39,7 +41,7 @@ _log = logging.getLogger("sdk")
 
 
 class Purifier:
-    """A bundle loaded into a backend, ready for frames; threads may share it, their calls are serialized.
+    """A bundle loaded into a backend, ready for frames. Threads may share it: their calls are serialized.
 
     Args:
         bundle: a verified bundle.
@@ -49,6 +51,9 @@ class Purifier:
         keep_purified: False if nobody will look at ``Result.purified``, which then is None: on a GPU the
             purified image stays there.
         suspicion: True for ``Result.suspicion``, at the cost of one more run of a classifier per frame.
+        min_score: the least score, in [0, 1], of a label; a frame whose best class has less gets the label
+            ``sdk.result.UNSURE`` and ``Result.accepted`` False.
+        hide_draw: True to leave the draws out of every Result, since a query attacker learns from them.
         seed: for reproducible tests only; marks every Result.
 
     Raises:
@@ -64,17 +69,23 @@ class Purifier:
         on_error: OnError = "raise",
         keep_purified: bool = True,
         suspicion: bool = False,
+        min_score: float = 0.0,
+        hide_draw: bool = False,
         seed: int | None = None,
     ) -> None:
-        _check_arguments(votes, on_error)
+        _check_arguments(votes, on_error, min_score)
         self.bundle = bundle
         self.backend = backend
         self.votes = votes
         self.on_error = on_error
         self.keep_purified = keep_purified
         self.suspicion = suspicion
+        self.min_score = min_score
+        self.hide_draw = hide_draw
+        self._ensemble = Ensemble(bundle, backend, keep_purified=keep_purified, suspicion=suspicion)
         self._drawer = Drawer(bundle.manifest, seed)
         self._preprocess = Preprocessor(bundle.manifest.image)
+        self._workers: Workers[Preprocessor] | None = None  # started by the first batch that can use them
         self._lock = Lock()
         self._closed = False
 
@@ -90,12 +101,14 @@ class Purifier:
         on_error: OnError = "raise",
         keep_purified: bool = True,
         suspicion: bool = False,
+        min_score: float = 0.0,
+        hide_draw: bool = False,
         seed: int | None = None,
         require_signature: str | os.PathLike[str] | None = None,
     ) -> Purifier:
         """Verify a bundle, by default the one that ships with the package, and load its engines.
 
-        ``backend``, ``precision`` and ``provider`` choose what runs the engines, see ``open_backend``.
+        ``backend``, ``precision`` and ``provider`` choose the runtime, see ``open_backend``.
         ``require_signature`` is the PEM file of the Ed25519 public key that must have signed the bundle; a
         ``Bundle`` is opened with it by the caller.
 
@@ -104,13 +117,14 @@ class Purifier:
             BundleError: the bundle is missing, damaged, of an unknown schema, or not signed as required.
             BackendError: the backend is absent, or can't load an engine.
         """
-        _check_arguments(votes, on_error)  # before the engines, which take longer
+        _check_arguments(votes, on_error, min_score)  # before the engines, which take longer
         if not isinstance(bundle, Bundle):
             folder = default_bundle() if bundle is None else bundle
             bundle = Bundle.open(folder, public_key=require_signature)
         elif require_signature is not None:
             raise UsageError(
-                "require_signature: the bundle is open already; give the key to Bundle.open as public_key"
+                "require_signature: the bundle is open already",
+                hint="give the key to Bundle.open as public_key",
             )
         opened = open_backend(bundle, backend, precision, provider)
         try:
@@ -121,64 +135,86 @@ class Purifier:
                 on_error=on_error,
                 keep_purified=keep_purified,
                 suspicion=suspicion,
+                min_score=min_score,
+                hide_draw=hide_draw,
                 seed=seed,
             )
         except UsageError:
             opened.close()
             raise
 
-    def __call__(self, frame: Frame, *, frame_index: int | None = None, source: str | None = None) -> Result:
+    def __call__(self, frame: Pixels, *, frame_index: int | None = None, source: str | None = None) -> Result:
         """Purify and classify one frame under a fresh draw.
 
         Args:
-            frame: HxWx3 uint8 BGR of any size; not changed, not kept.
+            frame: ``(H, W, 3)`` uint8 BGR of any size; not changed, not kept.
             frame_index, source: passed on to the Result.
 
         Raises:
             UsageError: not such a frame, or the purifier is closed.
             BackendError: an engine failed, and ``on_error`` is "raise".
         """
+        check_frame(frame)
         with self._lock:
             self._check_open()
             start = perf_counter()
-            image = self._preprocess(frame)
-            preprocessed = perf_counter()
             draws = self._drawer.draw(self.votes)
-            drawn = perf_counter()
-            error = None
-            try:
-                inferred = self._infer(image, draws)
-            except BackendError as failure:
-                if self.on_error == "raise":
-                    raise
-                inferred, error = _SKIPPED, str(failure)
-            end = perf_counter()
-        timings = Timings(
-            preprocess_ms=(preprocessed - start) * 1e3,
-            draw_ms=(drawn - preprocessed) * 1e3,
-            purify_ms=inferred.purify_s * 1e3,
-            classify_ms=inferred.classify_s * 1e3,
-            total_ms=(end - start) * 1e3,
-        )
-        return Result(
-            inferred.label,
-            inferred.score,
-            inferred.probabilities,
-            draws,
-            timings,
-            self._drawer.seeded,
-            error,
-            frame_index,
-            source,
-            inferred.suspicion,
-            inferred.purified,
-        )
+            origin = _Origin(frame_index, source, None)
+            return self._decide(frame, draws, perf_counter() - start, self._preprocess, origin)
 
-    def stream(self, source: int | str | Path, *, roi: Roi | None = None) -> Iterator[Result]:
+    def batch(
+        self,
+        frames: Sequence[Pixels],
+        *,
+        frame_index: int | None = None,
+        source: str | None = None,
+        rois: Sequence[Roi] | None = None,
+    ) -> list[Result]:
+        """Purify and classify several pictures, each under a draw of its own: regions of one frame, for one.
+
+        Where the backend runs several engines at a time, as ONNX Runtime does on CPUs, the pictures are
+        spread over the cores that the process may use.
+
+        Args:
+            frames: each ``(H, W, 3)`` uint8 BGR of any size; views are fine.
+            frame_index, source: passed on to every Result.
+            rois: the region that each picture shows, for ``Result.region``.
+
+        Returns:
+            One Result per picture, in their order.
+
+        Raises:
+            UsageError: not such frames, not as many ``rois``, or the purifier is closed.
+            BackendError: an engine failed, and ``on_error`` is "raise".
+        """
+        for frame in frames:
+            check_frame(frame)
+        if rois is not None and len(rois) != len(frames):
+            raise UsageError(f"rois: expected one per frame, {len(frames)}, got {len(rois)}")
+        if not frames:
+            return []
+        with self._lock:
+            self._check_open()
+            start = perf_counter()
+            draws = self._drawer.draw(self.votes * len(frames))
+            draw_s = (perf_counter() - start) / len(frames)
+
+            def decide(i: int, preprocess: Preprocessor) -> Result:
+                mine = draws[i * self.votes : (i + 1) * self.votes]
+                origin = _Origin(frame_index, source, None if rois is None else rois[i])
+                return self._decide(frames[i], mine, draw_s, preprocess, origin)
+
+            if len(frames) == 1 or not self.backend.concurrent or available_cpus() == 1:
+                return [decide(i, self._preprocess) for i in range(len(frames))]
+            if self._workers is None:
+                self._workers = Workers(available_cpus(), lambda: Preprocessor(self.bundle.manifest.image))
+            return self._workers.map(decide, len(frames))
+
+    def stream(self, source: int | str | Path, *, roi: Roi | Sequence[Roi] | None = None) -> Iterator[Result]:
         """Purify every frame of a camera index, video, picture, folder, glob or stream address.
 
-        The source is opened at the first step and closed when the iteration ends.  ``roi`` is the part of
-        every frame to purify, all of it by default.
+        The source is opened at the first step and closed when the iteration ends. ``roi`` is the part of
+        every frame to purify, all of it by default; with several, each gives a Result.
 
         Raises:
             SourceError: it can't be opened or read; and all that a call raises.
@@ -188,10 +224,12 @@ class Purifier:
 
         with open_source(source, roi=roi) as frames:
             for frame in frames:
-                yield self(frame.region, frame_index=frame.index, source=frame.source)
+                yield from self.batch(
+                    frame.regions, frame_index=frame.index, source=frame.source, rois=frame.rois or None
+                )
 
-    def undefended(self, frame: Frame) -> Undefended:
-        """Classify a frame **without** purifying it, by all classifiers: what an attack does unopposed.
+    def undefended(self, frame: Pixels) -> Undefended:
+        """Classify a frame **without** purifying it, by all classifiers, for comparison.
 
         Raises:
             UsageError: not HxWx3 uint8, or the purifier is closed.
@@ -199,11 +237,8 @@ class Purifier:
         """
         with self._lock:
             self._check_open()
-            image = self._preprocess(frame)
-            n_classifiers = len(self.bundle.manifest.classifiers)
-            each = [self._probabilities(j, self.backend.classify(j, image)) for j in range(n_classifiers)]
-            probabilities = np.mean(each, axis=0)
-        label, score = self._best(probabilities)
+            probabilities = self._ensemble.undefended(self._preprocess(frame))
+        label, score = self._ensemble.best(probabilities)
         return Undefended(label, score, probabilities)
 
     def close(self) -> None:
@@ -211,6 +246,8 @@ class Purifier:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                if self._workers is not None:
+                    self._workers.close()
                 self.backend.close()
 
     def __enter__(self) -> Purifier:
@@ -226,68 +263,62 @@ class Purifier:
                 raise
             _log.debug("closing failed as well: %s", failure)  # the error on its way is what went wrong
 
-    def _infer(self, image: Float, draws: Sequence[Draw]) -> _Inference:
-        """Purify and classify ``image`` once per draw; the mean probabilities, the first purified image."""
-        first: Float | None = None
-        votes: list[Float] = []
-        purify_s = classify_s = 0.0
-        for draw in draws:
-            inference = self.backend.run(draw, image, want_purified=self.keep_purified and not votes)
-            if inference.purified is not None:
-                first = inference.purified[0].copy()  # the backend may reuse its buffer
-            votes.append(self._probabilities(draw.classifier, inference.logits))
-            purify_s += inference.purify_s
-            classify_s += inference.classify_s
-        suspicion = None
-        if self.suspicion:
-            start = perf_counter()
-            suspicion = self._suspicion(image, draws[0].classifier, votes)
-            classify_s += perf_counter() - start
-        probabilities = votes[0] if len(votes) == 1 else np.mean(votes, axis=0)
-        return _Inference(*self._best(probabilities), probabilities, suspicion, first, purify_s, classify_s)
-
-    def _suspicion(self, image: Float, classifier: int, votes: Sequence[Float]) -> float:
-        raw = self._probabilities(classifier, self.backend.classify(classifier, image))
-        return float(suspicion_of(raw, np.asarray(votes)))
-
-    def _probabilities(self, classifier: int, logits: Float) -> Float:
-        """A classifier's ``logits``, ``(1, n_classes)``, checked and as probabilities ``(n_classes,)``."""
-        engine_id = self.bundle.manifest.classifiers[classifier].id
-        return softmax(checked(logits, (1, len(self.bundle.labels)), engine_id)[0])
-
-    def _best(self, probabilities: Float) -> tuple[str, float]:
-        index = int(probabilities.argmax())
-        return self.bundle.labels[index], float(probabilities[index])
+    def _decide(
+        self, frame: Pixels, draws: Sequence[Draw], draw_s: float, preprocess: Preprocessor, origin: _Origin
+    ) -> Result:
+        """One frame's Result under ``draws``; threads may call it at once, each with a Preprocessor."""
+        start = perf_counter()
+        image = preprocess(frame)
+        preprocessed = perf_counter()
+        error = None
+        try:
+            inferred = self._ensemble.infer(image, draws)
+        except BackendError as failure:
+            if self.on_error == "raise":
+                raise
+            inferred = SKIPPED
+            error = "an engine failed" if self.hide_draw else str(failure)  # which names the engine
+        end = perf_counter()
+        accepted = inferred.score is not None and inferred.score >= self.min_score
+        return Result(
+            label=inferred.label if accepted or inferred.label is None else UNSURE,
+            score=inferred.score,
+            probabilities=inferred.probabilities,
+            draws=() if self.hide_draw else tuple(draws),
+            timings=Timings(
+                preprocess_ms=(preprocessed - start) * 1e3,
+                draw_ms=draw_s * 1e3,
+                purify_ms=inferred.purify_s * 1e3,
+                classify_ms=inferred.classify_s * 1e3,
+                total_ms=(end - start + draw_s) * 1e3,
+            ),
+            seeded=self._drawer.seeded,
+            error=error,
+            frame_index=origin.frame_index,
+            source=origin.source,
+            suspicion=inferred.suspicion,
+            _purified=inferred.purified,
+            accepted=accepted,
+            region=origin.region,
+        )
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError("this Purifier is closed; load it again")
+            raise UsageError("this Purifier is closed", hint="load it again")
 
 
-def softmax(logits: Float) -> Float:
-    """Probabilities ``(n,)`` of finite ``logits`` ``(n,)``; no logit is too large."""
-    weights = np.exp(logits - logits.max())
-    probabilities: Float = weights / weights.sum()
-    return probabilities
+class _Origin(NamedTuple):
+    """Where a frame comes from, as the caller said."""
+
+    frame_index: int | None
+    source: str | None
+    region: Roi | None
 
 
-class _Inference(NamedTuple):
-    """What the engines made of one image."""
-
-    label: str | None
-    score: float | None
-    probabilities: Float | None
-    suspicion: float | None
-    purified: Float | None  # (3, H, W)
-    purify_s: float
-    classify_s: float
-
-
-_SKIPPED = _Inference(None, None, None, None, None, 0.0, 0.0)
-
-
-def _check_arguments(votes: int, on_error: str) -> None:
+def _check_arguments(votes: int, on_error: str, min_score: float) -> None:
     if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
         raise UsageError(f"votes: expected an integer >= 1, got {votes!r}")
     if on_error not in get_args(OnError):
         raise UsageError(f"on_error: expected {' or '.join(get_args(OnError))}, got {on_error!r}")
+    if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
+        raise UsageError(f"min_score: expected a probability in [0, 1], got {min_score!r}")

@@ -1,4 +1,4 @@
-"""What the runtime says of a frame."""
+"""Result of one frame: label, score, probabilities, purified image, draws and timings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdk.backends.interface import Float
+from sdk.arrays import FloatImage, Pixels
 from sdk.draw import Draw
-from sdk.preprocess import Frame
+from sdk.errors import UsageError
+from sdk.sources.roi import Roi
+
+UNSURE = "unsure"
+"""The label of a frame whose best score is below the Purifier's ``min_score``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +32,28 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value for == to return
 class Result:
-    """What became of one frame.
+    """The decision on one frame, or on one region of it.
 
     Attributes:
-        label: the most probable class; None if the frame was skipped.
-        score: its probability in [0, 1]; None if the frame was skipped.
+        label: the most probable class; ``UNSURE`` if its probability is below the Purifier's ``min_score``;
+            None if the frame was skipped.
+        score: the most probable class's probability in [0, 1]; None if the frame was skipped.
         probabilities: float32 ``(n_classes,)`` in the order of the bundle's labels, the mean over the votes
             of each one's softmax; None if the frame was skipped.
-        draws: one per vote.
+        draws: one per vote; empty if the Purifier hides them.
         timings: milliseconds per stage.
         seeded: True if the draws came from a seed and so protect nothing.
         error: why the frame was skipped; None if it was not.
         frame_index, source: where the frame came from, if the caller said so.
         suspicion: in [0, 1], how far the raw and the purified image's decisions, and the votes', disagree;
-            see ``sdk.suspicion``.  None if the Purifier wasn't asked for it, or the frame was skipped.
+            see ``sdk.suspicion``. None if the Purifier wasn't asked for it, or the frame was skipped.
+        accepted: whether ``label`` is a decision: False for a skipped frame and for an ``UNSURE`` one.
+        region: the part of the frame that was purified; None if that is all of it.
     """
 
     label: str | None
     score: float | None
-    probabilities: Float | None
+    probabilities: FloatImage | None
     draws: tuple[Draw, ...]
     timings: Timings
     seeded: bool
@@ -54,15 +61,25 @@ class Result:
     frame_index: int | None = None
     source: str | None = None
     suspicion: float | None = None
-    _purified: Float | None = None  # (3, H, W) RGB in [0, 1]
+    _purified: FloatImage | None = None  # (3, H, W) RGB in [0, 1]
+    accepted: bool = True
+    region: Roi | None = None
 
     @property
     def draw(self) -> Draw:
-        """The first vote's draw."""
+        """The first vote's draw.
+
+        Raises:
+            UsageError: the Purifier hides its draws.
+        """
+        if not self.draws:
+            raise UsageError(
+                "the draws of this result are hidden", hint="load the Purifier without hide_draw"
+            )
         return self.draws[0]
 
     @property
-    def purified(self) -> Frame | None:
+    def purified(self) -> Pixels | None:
         """The first vote's purified image, HxWx3 uint8 BGR in the engines' size; None if the frame was
         skipped, or the Purifier was told not to keep it.
 
@@ -76,7 +93,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Undefended:
-    """What the classifiers say of a frame that was not purified: a comparison, which protects nothing.
+    """The classifiers' decision on a frame that was not purified: a comparison, which protects nothing.
 
     Attributes:
         label, score: the most probable class and its probability in [0, 1].
@@ -85,4 +102,4 @@ class Undefended:
 
     label: str
     score: float
-    probabilities: Float
+    probabilities: FloatImage

@@ -42,6 +42,7 @@ class Backend(Protocol):
     name: str  #: "onnxruntime", "openvino", "tensorrt" or "tensorrt-rtx"
     version: str
     precision: Precision
+    concurrent: bool  #: whether several threads may call ``run`` at once
 
     def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
         """Run a whole draw, the purifier into the classifier, wherever the runtime does that best.

@@ -68,6 +68,7 @@ class OnnxRuntimeBackend(SessionBackend["_Session"]):
         provider: Provider = "cpu",
     ) -> None:
         self.provider: Provider = provider
+        self.concurrent = provider == "cpu"  # a session's run may be called by several threads at once
         self._providers = chain(onnxruntime, provider, precision)
         _share_memory()
         super().__init__(bundle, precision, threads, may_grow=provider == "cpu")

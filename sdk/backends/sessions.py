@@ -102,6 +102,7 @@ class SessionBackend(ABC, Generic[S]):
 
     name: str
     version: str
+    concurrent = False
 
     def __init__(
         self, bundle: Bundle, precision: Precision, threads: int | None, *, may_grow: bool = True

@@ -49,6 +49,8 @@ class TensorRtBackend:
             that was allocated until then is released.
     """
 
+    concurrent = False  # all GPU work stays on one thread
+
     def __init__(
         self,
         bundle: Bundle,

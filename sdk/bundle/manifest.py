@@ -83,6 +83,16 @@ class Twin(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     config: dict[str, Any]
 
 
+class Calibration(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Calibration of the scores: logits are divided by ``temperature`` before the softmax."""
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"calibration: expected a temperature > 0, got {self.temperature}")
+
+
 class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """``bundle.json`` as it is on disk; ``robustness`` is what ``edge-train evaluate --gate`` holds."""
 
@@ -99,6 +109,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     robustness: File | None = None
     measured: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, Any] = {}
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         for role, engines in (("purifiers", self.purifiers), ("classifiers", self.classifiers)):

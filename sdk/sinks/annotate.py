@@ -156,12 +156,12 @@ def _draw_score(bar: Picture, score: float, unit: float) -> None:
 
 
 def _details(result: Result) -> tuple[str, str]:
-    draw = result.draw
+    drawn = f"{result.draw.purifier_id} x {result.draw.classifier_id}" if result.draws else ""
     votes = f"  +{len(result.draws) - 1} more" if len(result.draws) > 1 else ""
     suspicion = "" if result.suspicion is None else f"suspicion {100 * result.suspicion:.0f}%  "
     seeded = "  seeded" if result.seeded else ""
     return (
-        f"{draw.purifier_id} x {draw.classifier_id}{votes}",
+        f"{drawn}{votes}",
         f"{suspicion}{result.timings.total_ms:.1f} ms{seeded}",
     )
 

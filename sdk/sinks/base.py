@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
 
 from sdk.errors import SinkError
 from sdk.files import NotAFile
 from sdk.result import Result
-from sdk.sources import Frame
+from sdk.sources import Frame, SourceEvent
 
 _Self = TypeVar("_Self", bound="Sink")
 
@@ -36,6 +38,26 @@ class Sink(ABC):
     @abstractmethod
     def write(self, frame: Frame, result: Result) -> None:
         """Write one frame and its result.
+
+        Raises:
+            SinkError: it can't be written any more.
+        """
+
+    def write_regions(self, frame: Frame, results: Sequence[Result]) -> None:
+        """Write one frame and the results of all its regions: by default, one ``write`` for each.
+
+        Args:
+            frame: with ``frame.rois`` the regions, or empty where the whole picture or ``frame.roi`` is one.
+            results: in the order of ``frame.rois``; just one if that is empty.
+
+        Raises:
+            SinkError: it can't be written any more.
+        """
+        for result in results:
+            self.write(frame if result.region is None else replace(frame, roi=result.region, rois=()), result)
+
+    def source_changed(self, event: SourceEvent) -> None:  # noqa: B027
+        """Take note that a source is live, stalled, ended or failed; on the thread that writes.
 
         Raises:
             SinkError: it can't be written any more.

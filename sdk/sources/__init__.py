@@ -11,6 +11,7 @@ source (``live`` false) gives every frame; a live one the newest, see ``sdk.sour
 from sdk.sources.open import open_source
 from sdk.sources.roi import Roi
 from sdk.sources.source import Frame, Source
+from sdk.sources.state import SourceEvent, SourceState
 from sdk.sources.video import Video
 
-__all__ = ["Frame", "Roi", "Source", "Video", "open_source"]
+__all__ = ["Frame", "Roi", "Source", "SourceEvent", "SourceState", "Video", "open_source"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +13,18 @@ from sdk.sources import live, pictures
 from sdk.sources.opencv import quiet_opencv
 from sdk.sources.roi import Roi
 from sdk.sources.source import Frame, Source
+from sdk.sources.state import Observer
 from sdk.sources.video import open_video
 
 
-def open_source(spec: int | str | os.PathLike[str], *, roi: Roi | None = None) -> Source:
+def open_source(spec: int | str | os.PathLike[str], *, roi: Roi | Sequence[Roi] | None = None) -> Source:
     """Open a source of frames.
 
     Args:
         spec: a camera's number (``0`` or ``"0"``) or device (``/dev/video0``); a video or picture file; a
             folder of pictures, in natural order, or a glob (quote it from the shell); ``rtsp://…``,
             ``http://…`` and the like; ``csi://0``, a Jetson's CSI camera.
-        roi: the part of every frame that is to be purified.
+        roi: the part of every frame that is to be purified, or several, each to be purified by itself.
 
     Raises:
         SourceError: there is no such thing, it can't be opened, or it holds no frame.
@@ -32,24 +33,30 @@ def open_source(spec: int | str | os.PathLike[str], *, roi: Roi | None = None) -
         source = _open(spec)
     except OSError as error:
         raise SourceError(f"{spec}: can't be read: {error.strerror}") from None
-    return source if roi is None else WithRoi(source, roi)
+    rois = (roi,) if isinstance(roi, Roi) else tuple(roi or ())
+    return WithRoi(source, rois) if rois else source
 
 
 class WithRoi(Source):
-    """Another source's frames, each with its region of interest.
+    """Another source's frames, each with its regions of interest.
 
-    Iterating it raises a UsageError at the first frame that the region does not lie in.
+    Iterating it raises a UsageError at the first frame that a region does not lie in.
     """
 
-    def __init__(self, source: Source, roi: Roi) -> None:
+    def __init__(self, source: Source, rois: Sequence[Roi]) -> None:
         self.name, self.live, self.total, self.fps = source.name, source.live, source.total, source.fps
         self._source = source
-        self._roi = roi
+        self._rois = tuple(rois)
 
     def __iter__(self) -> Iterator[Frame]:
+        only = self._rois[0] if len(self._rois) == 1 else None
         for frame in self._source:
-            self._roi.check(frame.image, frame.source)
-            yield replace(frame, roi=self._roi)
+            for roi in self._rois:
+                roi.check(frame.image, frame.source)
+            yield replace(frame, roi=only, rois=self._rois)
+
+    def observe(self, observer: Observer | None) -> None:
+        self._source.observe(observer)
 
     def close(self) -> None:
         self._source.close()

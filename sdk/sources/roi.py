@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from sdk.arrays import Pixels
 from sdk.errors import UsageError
-
-Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Roi:
-    """A rectangle of whole pixels; ``x`` and ``y`` are its upper left corner's place in the frame.
+    """A rectangle of whole pixels; ``x``, ``y`` is its upper left corner in the frame.
 
     Raises:
         UsageError: a negative corner, or no pixel in it.
@@ -53,7 +49,7 @@ class Roi:
             ) from None
         return cls(x, y, width, height)
 
-    def check(self, frame: Picture, where: str) -> None:
+    def check(self, frame: Pixels, where: str) -> None:
         """Refuse a frame, which comes from ``where``, that the region does not lie in.
 
         Raises:
@@ -67,7 +63,7 @@ class Roi:
                 f"of {where}; expected X+W <= {width} and Y+H <= {height}"
             )
 
-    def crop(self, frame: Picture) -> Picture:
+    def crop(self, frame: Pixels) -> Pixels:
         """The region of a frame that it lies in: a view, ``(height, width, 3)``."""
         return frame[self.y : self.y + self.height, self.x : self.x + self.width]
 

@@ -1,4 +1,4 @@
-"""A frame, and what a source of frames is."""
+"""Frame, and Source: the interface of everything that gives frames."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
+from sdk.arrays import Pixels
 from sdk.sources.roi import Roi
+from sdk.sources.state import Observer, SourceEvent, SourceState
 
 MAX_FPS = 1000.0  # streams that don't know their rate give their clock's, such as 90000
 
@@ -26,21 +26,28 @@ class Frame:
     Attributes:
         image: ``(H, W, 3)`` uint8, BGR.
         index: its number in the source, from 0; a live source's gaps are frames that nobody asked for.
-        source: the file, camera or stream it comes from; a stream's password is masked.
+        source: the file, camera or stream it comes from; a URL is reduced to scheme and host.
         time_s: seconds since the source's beginning; None for pictures, which have no time.
-        roi: the part of the picture that is to be purified; None is all of it.
+        roi: the part of the picture that is to be purified; None is all of it, or several.
+        rois: the parts of the picture that are to be purified, each by itself; empty is the whole picture.
     """
 
-    image: npt.NDArray[np.uint8]
+    image: Pixels
     index: int
     source: str
     time_s: float | None = None
     roi: Roi | None = None
+    rois: tuple[Roi, ...] = ()
 
     @property
-    def region(self) -> npt.NDArray[np.uint8]:
-        """What is to be purified, ``(H, W, 3)``: a view of ``image``."""
+    def region(self) -> Pixels:
+        """The one part that is to be purified, ``(H, W, 3)``: a view of ``image``."""
         return self.image if self.roi is None else self.roi.crop(self.image)
+
+    @property
+    def regions(self) -> list[Pixels]:
+        """Every part that is to be purified, each ``(H, W, 3)``: views of ``image``."""
+        return [roi.crop(self.image) for roi in self.rois] if self.rois else [self.region]
 
 
 class Source(ABC):
@@ -51,12 +58,27 @@ class Source(ABC):
         live: whether it gives the newest frame (True) or every frame.
         total: the number of frames to expect, None where nobody knows; an estimate for some video containers.
         fps: frames a second, None where there is no such thing.
+        state: what it is doing, as last reported.
     """
 
     name: str
     live: bool = False
     total: int | None = None
     fps: float | None = None
+    state: SourceState = SourceState.CONNECTING
+    _observer: Observer | None = None
+
+    def observe(self, observer: Observer | None) -> None:
+        """Report every change of state from now on to ``observer``; None ends that."""
+        self._observer = observer
+
+    def _report(self, state: SourceState, reason: str | None = None) -> None:
+        """Note a state; the observer hears of it if it is another one."""
+        if state is self.state and state is not SourceState.FAILED:
+            return
+        self.state = state
+        if self._observer is not None:
+            self._observer(SourceEvent(self.name, state, reason))
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:

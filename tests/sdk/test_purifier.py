@@ -19,7 +19,7 @@ from sdk.backends.interface import Float, Inference
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.draw import Draw
 from sdk.errors import BackendError, BundleError, UsageError
-from sdk.purifier import softmax
+from sdk.inference import softmax
 
 RED_IMAGE = np.full(
     (1, 3, 16, 16), np.float32([220, 40, 30]).reshape(1, 3, 1, 1) / 255, np.float32

@@ -1,0 +1,103 @@
+"""Inference of one image under given draws: run the engines, check their outputs, average the votes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from sdk.arrays import FloatImage
+from sdk.backends.interface import Backend, checked
+from sdk.bundle import Bundle
+from sdk.draw import Draw
+from sdk.suspicion import suspicion as suspicion_of
+
+
+class Inference(NamedTuple):
+    """Outputs of the engines for one image."""
+
+    label: str | None
+    score: float | None
+    probabilities: FloatImage | None
+    suspicion: float | None
+    purified: FloatImage | None  # (3, H, W)
+    purify_s: float
+    classify_s: float
+
+
+SKIPPED = Inference(None, None, None, None, None, 0.0, 0.0)
+
+
+class Ensemble:
+    """A bundle's engines as one function from an image and its draws to probabilities.
+
+    Threads may share it where the backend is ``concurrent``.
+
+    Args:
+        bundle: names the engines and labels; its calibration divides the logits.
+        backend: the engines, loaded.
+        keep_purified: whether the first vote's purified image is returned.
+        suspicion: whether the raw image is classified as well.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, *, keep_purified: bool, suspicion: bool) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._keep_purified = keep_purified
+        self._suspicion = suspicion
+        calibration = bundle.manifest.calibration
+        self._temperature = 1.0 if calibration is None else calibration.temperature
+
+    def infer(self, image: FloatImage, draws: Sequence[Draw]) -> Inference:
+        """Purify and classify ``image`` once per draw; the mean probabilities, the first purified image."""
+        first: FloatImage | None = None
+        votes: list[FloatImage] = []
+        purify_s = classify_s = 0.0
+        for draw in draws:
+            inference = self._backend.run(draw, image, want_purified=self._keep_purified and not votes)
+            if inference.purified is not None:
+                first = inference.purified[0].copy()  # the backend may reuse its buffer
+            votes.append(self._probabilities(draw.classifier, inference.logits))
+            purify_s += inference.purify_s
+            classify_s += inference.classify_s
+        suspicion = None
+        if self._suspicion:
+            start = perf_counter()
+            suspicion = self._distance(image, draws[0].classifier, votes)
+            classify_s += perf_counter() - start
+        probabilities = votes[0] if len(votes) == 1 else np.mean(votes, axis=0)
+        return Inference(*self.best(probabilities), probabilities, suspicion, first, purify_s, classify_s)
+
+    def _distance(self, image: FloatImage, classifier: int, votes: Sequence[FloatImage]) -> float:
+        raw = self._probabilities(classifier, self._backend.classify(classifier, image))
+        return float(suspicion_of(raw, np.asarray(votes)))
+
+    def _probabilities(self, classifier: int, logits: FloatImage) -> FloatImage:
+        """A classifier's ``logits``, ``(1, n_classes)``, checked and as probabilities ``(n_classes,)``."""
+        engine_id = self._bundle.manifest.classifiers[classifier].id
+        return softmax(checked(logits, (1, len(self._bundle.labels)), engine_id)[0] / self._temperature)
+
+    def undefended(self, image: FloatImage) -> FloatImage:
+        """Mean probabilities ``(n_classes,)`` of all classifiers for an image that is not purified.
+
+        Raises:
+            BackendError: an engine failed.
+        """
+        n_classifiers = len(self._bundle.manifest.classifiers)
+        each = [self._probabilities(j, self._backend.classify(j, image)) for j in range(n_classifiers)]
+        mean: FloatImage = np.mean(each, axis=0)
+        return mean
+
+    def best(self, probabilities: FloatImage) -> tuple[str, float]:
+        """The most probable class's label and probability."""
+        index = int(probabilities.argmax())
+        return self._bundle.labels[index], float(probabilities[index])
+
+
+def softmax(logits: FloatImage) -> FloatImage:
+    """Probabilities ``(n,)`` of finite ``logits`` ``(n,)``; no logit is too large."""
+    weights = np.exp(logits - logits.max())
+    probabilities: FloatImage = weights / weights.sum()
+    return probabilities
