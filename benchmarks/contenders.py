@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 
 from sdk import Purifier
+from sdk.backends.golden import Golden
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.benchmark.subject import Subject, natural_frame
 from sdk.benchmark.turns import Bare, Milliseconds, centre
 from sdk.bundle import Bundle
-from sdk.bundle.golden import Golden
 from sdk.errors import BackendError
 from sdk.preprocess import Frame
 

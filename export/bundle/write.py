@@ -11,15 +11,16 @@ import msgspec
 import numpy as np
 import torch
 
+from export.bundle.add_precisions import Lowering, add_precisions
 from export.bundle.card import render
-from export.bundle.draws import engine_inputs, random_inputs
 from export.bundle.staging import staged
-from export.bundle.torch_to_onnx import OPSET, ExportError, engine_bytes
 from export.checks.outcome import Verification
-from export.checks.synthetic_images import synthetic_images
 from export.checks.twin_parity import classifier_parity, parity, purifier_parity
 from export.checks.verify import N_IMAGES, CompareFp32, OnStep
-from export.precision.add import Lowering, add_precisions
+from export.inputs.draws import engine_inputs, random_inputs
+from export.inputs.synthetic_images import synthetic_images
+from export.torch_to_onnx import OPSET, ExportError, engine_bytes
+from sdk.backends.golden import Golden
 from sdk.backends.interface import Backend
 from sdk.bundle import (
     MANIFEST,
@@ -34,7 +35,6 @@ from sdk.bundle import (
     write_manifest,
 )
 from sdk.bundle.deviation import Deviation
-from sdk.bundle.golden import Golden
 from sdk.errors import UsageError
 from trainer.models.defence import Defence
 from trainer.models.twin import read_twin, save_twin

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sdk.backends.interface import Backend, Float
+from export.inputs.labelled import Labelled
+from sdk.backends.interface import Backend
 from sdk.bundle import Bundle, Precision
 from sdk.draw import Draw, Drawer
 
@@ -21,18 +22,6 @@ SEED = 2
 DRAWS = 2  # an image
 
 Right = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images that accuracy is measured on: float32 (N, 3, H, W) in [0, 1], with labels int64 (N,).
-
-    ``says`` names them: "clean", or the attack that made them.
-    """
-
-    says: str
-    images: Float
-    labels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

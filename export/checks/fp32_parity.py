@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.precision.calibration import Feeds, engine_feeds, purified_images
+from export.inputs.calibration import Feeds, engine_feeds, purified_images
 from sdk.backends.interface import Backend, Float
 from sdk.bundle import Bundle
 from sdk.bundle.deviation import Deviation, deviation

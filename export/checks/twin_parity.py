@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from export.bundle.draws import engine_inputs
-from export.checks.synthetic_images import synthetic_images
+from export.inputs.draws import engine_inputs
+from export.inputs.synthetic_images import synthetic_images
 from sdk.backends.interface import Backend
 from sdk.bundle import Bundle
 from sdk.bundle.deviation import Deviation, deviation

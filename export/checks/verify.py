@@ -12,16 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast, get_args
 
-from export.checks.accuracy import Drop, Labelled, PairedAccuracy
+from export.checks.accuracy import Drop, PairedAccuracy
 from export.checks.fp32_parity import parity_fp32
 from export.checks.gate import Finding, gate
 from export.checks.outcome import Verification
 from export.checks.report import write_report
+from export.inputs.labelled import Labelled
 from sdk.backends import open_backend
+from sdk.backends.golden import Golden, replay
 from sdk.backends.interface import Backend
 from sdk.bundle import Bundle, Precision
 from sdk.bundle.deviation import Deviation
-from sdk.bundle.golden import Golden, replay
 
 N_IMAGES = 64
 
@@ -135,7 +136,7 @@ def _against_fp32(
     if labelled:
         images = labelled[0].images[:n_images]
     elif find_spec("torch") is not None:
-        from export.precision.calibration import self_made_images
+        from export.inputs.calibration import self_made_images
 
         images = self_made_images(bundle.manifest, n_images)
     else:

@@ -12,8 +12,8 @@ from export.cli.console import require
 from sdk.errors import UsageError
 
 if TYPE_CHECKING:
-    from export.checks.accuracy import Labelled
-    from export.precision.add import Lowering
+    from export.bundle.add_precisions import Lowering
+    from export.inputs.labelled import Labelled
     from sdk.bundle import Bundle, Precision
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -108,7 +108,7 @@ def lowering(
     Raises:
         UsageError: a precision is unknown or named twice, or what is given would go unused.
     """
-    from export.precision.add import Lowering
+    from export.bundle.add_precisions import Lowering
 
     names = [name.strip() for name in precision.split(",")]
     known = _precisions()
@@ -137,7 +137,7 @@ def labelled(
     if data is None and attacked is None:
         return ()
     require("verify", "torch")
-    from export.precision.add import Lowering
+    from export.bundle.add_precisions import Lowering
 
     return Lowering((), data, dataset, attacked, accuracy_images).pictures(bundle).labelled
 

@@ -33,8 +33,8 @@ def precision_command(
     All of them are added, verified, or BUNDLE stays as it was.  A signature of BUNDLE is removed.
     """
     require("precision", *options.TOOLS)
+    from export.bundle.add_precisions import lower_bundle
     from export.checks.report import check_report
-    from export.precision.add import lower_bundle
     from sdk.bundle import Bundle
     from sdk.bundle.signature import sign_again
 

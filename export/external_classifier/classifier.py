@@ -18,10 +18,10 @@ import onnx
 import onnxslim
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundle.torch_to_onnx import OPSET, ExportError
 from export.external_classifier.conventions import Conventions
 from export.precision.graph import finished
 from export.precision.ranges import session
+from export.torch_to_onnx import OPSET, ExportError
 from sdk.errors import UsageError
 
 CLIPPED = 1e-12  # the least probability whose logarithm is taken

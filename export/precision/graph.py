@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import TensorProto
 
-from export.bundle.torch_to_onnx import IR_VERSION, OPSET, ExportError
+from export.torch_to_onnx import IR_VERSION, OPSET, ExportError
 
 
 def parse(data: bytes) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.precision.calibration import engine_feeds, self_made_images
+from export.inputs.calibration import engine_feeds, self_made_images
 from export.precision.graph import parse
 from export.precision.int8 import OPERATORS
 from export.precision.ranges import Feeds, Probe

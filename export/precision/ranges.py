@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from export.bundle.torch_to_onnx import ExportError
 from export.precision.graph import float_values, parse
+from export.torch_to_onnx import ExportError
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 BINS = 2048

@@ -27,10 +27,10 @@ from time import perf_counter
 import msgspec
 import numpy as np
 
+from sdk.backends.golden import Golden, replay
 from sdk.backends.interface import Backend, OnnxBackend
 from sdk.backends.providers import Provider, ProviderError
 from sdk.bundle import Bundle, Precision
-from sdk.bundle.golden import Golden, replay
 from sdk.draw import Drawer
 from sdk.errors import BackendError
 from sdk.host.cache import cache_root, check_private, make_private

@@ -156,7 +156,7 @@ _REMEDIES = {
 
 
 def _self_test(bundle: Bundle, backend: str, precision: Precision) -> Finding:
-    from sdk.bundle.golden import Golden, replay
+    from sdk.backends.golden import Golden, replay
 
     name = f"self-test {backend} {precision}"
     try:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from export.bundle import write as writer
+from export.bundle.add_precisions import Lowering, lower_bundle
 from export.bundle.write import write_bundle
-from export.precision.add import Lowering, lower_bundle
 from sdk.bundle import Bundle
 from trainer import checkpoint, config, models
 

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundle.torch_to_onnx import ExportError
 from export.bundle.write import write_bundle
-from export.checks.synthetic_images import synthetic_images
 from export.external_classifier.classifier import ForeignClassifier, read_labels
 from export.external_classifier.conventions import Conventions
+from export.inputs.synthetic_images import synthetic_images
 from export.precision.ranges import session
+from export.torch_to_onnx import ExportError
 from sdk.bundle import Bundle
 from sdk.errors import BundleError, UsageError
 from sdk.purifier import Purifier

@@ -11,9 +11,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundle.torch_to_onnx import engine_bytes
 from export.precision.fp16 import halve
 from export.precision.ranges import session
+from export.torch_to_onnx import engine_bytes
 from sdk.bundle import Bundle
 from tests.export.tensorrt_build import build_size_bytes
 from trainer import models

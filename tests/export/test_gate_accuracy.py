@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from export.checks.accuracy import Labelled, PairedAccuracy, upper_bound
-from export.checks.synthetic_images import synthetic_images
-from export.checks.verify import verify
-from export.precision.calibration import attacked_images, self_made_images
+from export.checks import verify
+from export.checks.accuracy import PairedAccuracy, upper_bound
+from export.inputs.calibration import attacked_images, self_made_images
+from export.inputs.labelled import Labelled
+from export.inputs.synthetic_images import synthetic_images
 from sdk.backends import open_backend
 from sdk.backends.interface import Backend, Float
 from sdk.bundle import Bundle

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from export.bundle.add_precisions import Lowering, lower_bundle
 from export.checks.gate import gate
-from export.precision import calibration
-from export.precision.add import Lowering, lower_bundle
-from export.precision.calibration import from_dataset
+from export.inputs import calibration
+from export.inputs.calibration import from_dataset
 from sdk.bundle import MANIFEST, Bundle
 from sdk.bundle.deviation import BOUNDS, Deviation, deviation
 from sdk.errors import GateError, UsageError

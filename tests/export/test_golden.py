@@ -12,9 +12,9 @@ import pytest
 
 from export.bundle.write import make_golden
 from sdk.backends import open_backend
+from sdk.backends.golden import Golden, replay
 from sdk.bundle import Bundle
 from sdk.bundle.deviation import BOUND
-from sdk.bundle.golden import Golden, replay
 from sdk.errors import BundleError
 from tests.export.spoil import rehash
 

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from export.inputs.calibration import engine_feeds, self_made_images
 from export.precision import search as searching
-from export.precision.calibration import engine_feeds, self_made_images
 from export.precision.int8 import quantizable, quantize
 from export.precision.layers import worst_layers
 from export.precision.ranges import METHODS, Ranges, session

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from export.bundle.torch_to_onnx import ExportError, engine_bytes
+from export.torch_to_onnx import ExportError, engine_bytes
 
 ENGINES = ("purifier-00", "purifier-01", "purifier-02", "classifier-00", "classifier-01")
 

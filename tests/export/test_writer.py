@@ -10,8 +10,8 @@ import pytest
 
 from export.bundle import write as writer
 from export.bundle.staging import staged
-from export.bundle.torch_to_onnx import ExportError
 from export.bundle.write import write_bundle
+from export.torch_to_onnx import ExportError
 from sdk.bundle import MANIFEST, Bundle, default_bundle
 from sdk.errors import GateError, UsageError
 from tests.export.conftest import CONFIG, save_untrained

@@ -8,12 +8,12 @@ from time import perf_counter
 import numpy as np
 import pytest
 
+from sdk.backends.golden import Golden, replay
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.tensorrt import TensorRtBackend
 from sdk.benchmark import OVERHEAD_BOUND, natural_frame
 from sdk.bundle import Bundle
 from sdk.bundle.deviation import deviation
-from sdk.bundle.golden import Golden, replay
 from sdk.draw import Drawer
 from sdk.preprocess import Preprocessor, plan_resize
 from sdk.purifier import Purifier

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdk.backends.golden import Golden, replay
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.openvino import OpenVinoBackend
 from sdk.bundle import Bundle, Precision, default_bundle
-from sdk.bundle.golden import Golden, replay
 from sdk.draw import Drawer
 
 CHECKOUT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sdk.backends.golden import Golden, replay
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.bundle import Bundle
 from sdk.bundle.deviation import BOUNDS
-from sdk.bundle.golden import Golden, replay
 from sdk.errors import BundleError
 from tests.sdk.fakes.golden import rehash, with_golden
 

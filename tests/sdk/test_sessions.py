@@ -14,10 +14,10 @@ from onnx import TensorProto, helper
 
 from sdk import Purifier
 from sdk.backends import open_backend, sessions
+from sdk.backends.golden import Golden, replay
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.openvino import OpenVinoBackend
 from sdk.bundle import MANIFEST, Bundle, RandomInput, sha256_of, write_manifest
-from sdk.bundle.golden import Golden, replay
 from sdk.draw import Drawer
 from sdk.errors import BackendError
 from tests.sdk.fakes.golden import with_golden

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner, Result
 
-from export.bundle.torch_to_onnx import engine_bytes
+from export.torch_to_onnx import engine_bytes
 from sdk.errors import UsageError
 from tests.trainer.conftest import CONFIGS, full_disk, read_digits
 from trainer import config as configs

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.bundle.draws import engine_inputs, random_inputs
-from export.bundle.torch_to_onnx import engine_bytes
+from export.inputs.draws import engine_inputs, random_inputs
+from export.torch_to_onnx import engine_bytes
 from trainer import config, models
 from trainer.models import Defence
 from trainer.models.maep import patchify, place, take, unpatchify

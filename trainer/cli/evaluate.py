@@ -20,10 +20,10 @@ from trainer.robustness.defences.targets import Target, open_target
 from trainer.robustness.evaluation.budgets import BUDGETS
 from trainer.robustness.evaluation.evaluate import Evaluation, Settings, check_fit, evaluate
 from trainer.robustness.evaluation.ladder import OnProgress
+from trainer.robustness.evaluation.report import Report, to_json
 from trainer.robustness.results import gate, plots, record
 from trainer.robustness.results.markdown import render
 from trainer.robustness.results.publish import into_bundle, record_into_bundle
-from trainer.robustness.results.report import Report, to_json
 
 REPORT = "report.json"
 NOT_WITH_GATE = ("--record", "--report", "--into-bundle", "--against", "--images", "--draws", "--budget",

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from sdk.backends.golden import Golden
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.bundle import MANIFEST, Bundle, File, Manifest, sha256_of, write_manifest
-from sdk.bundle.golden import Golden
 from sdk.draw import Drawer
 
 N_DRAWS = 12

@@ -12,8 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from export.bundle.add_precisions import Lowering, lower_bundle
 from export.bundle.write import write_bundle
-from export.precision.add import Lowering, lower_bundle
 from sdk.errors import UsageError
 from trainer import config as configs
 from trainer.checkpoint import Loaded, finish
@@ -24,8 +24,8 @@ from trainer.data import CIFAR10_LABELS
 from trainer.models import build
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.evaluation.evaluate import Settings
+from trainer.robustness.evaluation.report import from_json
 from trainer.robustness.results.gate import Change
-from trainer.robustness.results.report import from_json
 
 
 @pytest.fixture(scope="module")

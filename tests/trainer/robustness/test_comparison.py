@@ -15,8 +15,8 @@ from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.defences.targets import open_target
 from trainer.robustness.evaluation.budgets import BUDGETS, Budget
 from trainer.robustness.evaluation.evaluate import Settings, evaluate
+from trainer.robustness.evaluation.report import from_json, to_json
 from trainer.robustness.results.markdown import render
-from trainer.robustness.results.report import from_json, to_json
 
 BALL = Ball("linf", 0.2)
 

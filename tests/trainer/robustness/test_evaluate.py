@@ -24,10 +24,10 @@ from trainer.robustness.defences.targets import open_target
 from trainer.robustness.evaluation.budgets import BUDGETS, RUNGS, Budget
 from trainer.robustness.evaluation.evaluate import Evaluation, Settings, evaluate
 from trainer.robustness.evaluation.ladder import OnProgress
+from trainer.robustness.evaluation.report import Report, from_json, to_json
 from trainer.robustness.results import plots
 from trainer.robustness.results.markdown import render
 from trainer.robustness.results.publish import into_bundle
-from trainer.robustness.results.report import Report, from_json, to_json
 
 BUDGET = Budget(
     "test",

@@ -17,9 +17,9 @@ from trainer.robustness.evaluation import ladder
 from trainer.robustness.evaluation.budgets import Budget
 from trainer.robustness.evaluation.evaluate import Settings, evaluate
 from trainer.robustness.evaluation.mixture import Member, measure
+from trainer.robustness.evaluation.report import Mixture
 from trainer.robustness.evaluation.store import Store
 from trainer.robustness.results.markdown import render
-from trainer.robustness.results.report import Mixture
 
 BUDGET = Budget("test", ("clean", "pgd"), images=40, draws=6, steps=15, samples=6, check_images=40)
 

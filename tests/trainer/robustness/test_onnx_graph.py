@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from export.bundle.torch_to_onnx import IR_VERSION, OPSET
+from export.torch_to_onnx import IR_VERSION, OPSET
 from sdk.errors import BackendError, BundleError
 from trainer.robustness.defences.onnx_graph import OnnxGraph
 from trainer.robustness.defences.onnx_operators import OPERATORS, FakeQuantize

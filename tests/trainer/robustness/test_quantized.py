@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import sdk
+from export.bundle.add_precisions import Lowering, lower_bundle
 from export.bundle.write import write_bundle
-from export.precision.add import Lowering, lower_bundle
 from sdk.backends import open_backend
 from sdk.backends.interface import Backend
 from sdk.bundle import Bundle

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.bundle.add_precisions import Lowering, add_precisions
 from export.bundle.write import write_bundle
-from export.precision.add import Lowering, add_precisions
 from sdk.bundle import Bundle
 from sdk.errors import GateError, UsageError
 from tests.export.spoil import break_engine

@@ -16,7 +16,7 @@ from torch import Tensor
 from trainer.robustness.attacks.gradient import gradient
 from trainer.robustness.attacks.losses import cross_entropy
 from trainer.robustness.defences.surrogates import Model
-from trainer.robustness.results.report import Check
+from trainer.robustness.evaluation.report import Check
 
 LARGE_EPS = 64 / 255  # at which little is left to recognize by; for l2, LARGE_FACTOR times the ladder's
 LARGE_FACTOR = 8

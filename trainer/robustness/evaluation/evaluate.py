@@ -14,18 +14,25 @@ import msgspec
 from sdk.errors import UsageError
 from trainer.data import Images, keyed_generator
 from trainer.robustness.attacks.ball import Ball
-from trainer.robustness.defences import baselines
 from trainer.robustness.defences.judges import Judge
 from trainer.robustness.defences.surrogates import BankMean
 from trainer.robustness.defences.targets import Target
-from trainer.robustness.evaluation import mixture, suspicion
+from trainer.robustness.evaluation import baselines, mixture, suspicion
 from trainer.robustness.evaluation.budgets import Budget
 from trainer.robustness.evaluation.checks import LARGE_EPS, LARGE_FACTOR, Evidence, gradient_cosine, weigh
 from trainer.robustness.evaluation.ladder import OnProgress, Outcome, Step, Worst, climb, per_image_worst
+from trainer.robustness.evaluation.report import (
+    AtEps,
+    Baseline,
+    Check,
+    Comparison,
+    Mixture,
+    Report,
+    Suspicion,
+)
 from trainer.robustness.evaluation.rungs import PASSES, Rungs
 from trainer.robustness.evaluation.statistics import chance, paired, wilson
 from trainer.robustness.evaluation.store import Store
-from trainer.robustness.results.report import AtEps, Baseline, Check, Comparison, Mixture, Report, Suspicion
 
 NO_GRADIENT = (
     "blind",

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from trainer.data import Images, keyed_generator
 from trainer.robustness.defences.judges import Judge
+from trainer.robustness.evaluation.report import Rung
 from trainer.robustness.evaluation.statistics import chance, count
 from trainer.robustness.evaluation.store import Store
-from trainer.robustness.results.report import Rung
 
 Attack = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 OnProgress = Callable[[str, int, int], None]  #: (what, images done, images in all)

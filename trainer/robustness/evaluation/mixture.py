@@ -28,8 +28,8 @@ from trainer.robustness.attacks.settled import PATIENCE
 from trainer.robustness.defences.judges import Judge, Key
 from trainer.robustness.defences.surrogates import BankMean
 from trainer.robustness.evaluation.ladder import Outcome, Step, keyworded
+from trainer.robustness.evaluation.report import Mixture
 from trainer.robustness.evaluation.statistics import chance, paired, wilson
-from trainer.robustness.results.report import Mixture
 
 Climb = Callable[[Step, Judge], Outcome]  #: under one draw
 

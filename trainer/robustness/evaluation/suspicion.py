@@ -19,8 +19,8 @@ from trainer.robustness.attacks.gradient import pgd
 from trainer.robustness.attacks.losses import cross_entropy
 from trainer.robustness.defences.judges import EngineJudge, Key, TorchJudge
 from trainer.robustness.defences.surrogates import Model
+from trainer.robustness.evaluation.report import Roc, Suspicion
 from trainer.robustness.evaluation.statistics import roc_area, roc_at
-from trainer.robustness.results.report import Roc, Suspicion
 
 RATES = torch.arange(101, dtype=torch.float64) / 100  # of false positives, at which the ROC is kept
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from trainer.robustness.results.report import Comparison, Mixture, Report, Rung
+from trainer.robustness.evaluation.report import Comparison, Mixture, Report, Rung
 
 
 def render(report: Report) -> str:

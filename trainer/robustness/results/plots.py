@@ -14,7 +14,7 @@ from sdk.errors import EdgePurifyError
 from trainer.data import keyed_generator
 from trainer.models import Defence
 from trainer.robustness.evaluation.ladder import Outcome
-from trainer.robustness.results.report import Report, Suspicion
+from trainer.robustness.evaluation.report import Report, Suspicion
 
 EXAMPLES = 8
 GREY = "#8a8a8a"

@@ -18,9 +18,9 @@ import msgspec
 from sdk.bundle import Bundle, File, sha256_of, write_manifest
 from sdk.bundle.signature import sign_again
 from sdk.errors import BundleError, UsageError
+from trainer.robustness.evaluation.report import Report
 from trainer.robustness.results.markdown import render
 from trainer.robustness.results.record import Record, to_bytes
-from trainer.robustness.results.report import Report
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from export.bundle.card import with_precisions
 from export.bundle.staging import staged
 from export.checks.outcome import Verification
 from export.checks.verify import N_IMAGES, CompareFp32, OnStep, verify
-from export.precision.calibration import (
+from export.inputs.calibration import (
     HELD_OUT,
     N_ACCURACY,
     Feeds,
@@ -57,7 +57,7 @@ class Lowering:
         return n_engines * len(self.precisions) + 1 + len(self.precisions)
 
     def pictures(self, bundle: Bundle) -> Pictures:
-        """The images for ``bundle``; see ``export.precision.calibration`` for what may be wrong with them."""
+        """The images for ``bundle``; see ``export.inputs.calibration`` for what may be wrong with them."""
         if self.data is None:
             pictures = self_made(bundle.manifest)
         else:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from export.checks.accuracy import Labelled
+from export.inputs.labelled import Labelled
 from sdk.backends.interface import Backend, Float
 from sdk.bundle import Bundle, Engine, Manifest
 from sdk.draw import Drawer
@@ -47,7 +47,7 @@ def self_made(manifest: Manifest) -> Pictures:
 
 def self_made_images(manifest: Manifest, count: int, *, seed: int = 1) -> Float:
     """``count`` self-made pictures of the size of the bundle's images."""
-    from export.checks.synthetic_images import synthetic_images  # needs torch
+    from export.inputs.synthetic_images import synthetic_images  # needs torch
 
     return _floats(synthetic_images(count, manifest.image.height, manifest.image.width, seed=seed).numpy())
 

@@ -21,8 +21,8 @@ from trainer.robustness.attacks.settled import PATIENCE
 from trainer.robustness.defences.judges import Judge, Key
 from trainer.robustness.defences.surrogates import Raw, straight_through
 from trainer.robustness.evaluation.ladder import Attack, OnProgress, Step, climb
+from trainer.robustness.evaluation.report import Baseline
 from trainer.robustness.evaluation.store import Store
-from trainer.robustness.results.report import Baseline
 
 Front = Callable[[Tensor], Tensor]
 

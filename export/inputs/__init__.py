@@ -1,0 +1,1 @@
+"""The inputs that engines are exported, calibrated and judged with: draws and images."""
