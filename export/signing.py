@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sdk.bundle import MANIFEST, SIGNATURE, Bundle
 from sdk.bundle.signature import KeyFile, fingerprint, kind_of, read_key, require_cryptography
 from sdk.errors import BundleError, UsageError
+from sdk.files import write_atomically
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,17 +33,13 @@ def sign(folder: str | os.PathLike[str], private_key: KeyFile, passphrase: str |
     require_cryptography()
     key = _private_key(private_key, passphrase)
     bundle = Bundle.open(folder)
-    part = bundle.folder / (SIGNATURE + ".part")
     try:
         manifest = (bundle.folder / MANIFEST).read_bytes()
         if hashlib.sha256(manifest).hexdigest() != bundle.digest:
             raise BundleError(f"bundle {folder}: {MANIFEST} changed while it was being signed; sign it again")
-        part.write_bytes(key.sign(manifest))
-        part.replace(bundle.folder / SIGNATURE)
+        write_atomically(bundle.folder / SIGNATURE, key.sign(manifest))
     except OSError as error:
         raise BundleError(f"bundle {folder}: {SIGNATURE} can't be written: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
     return fingerprint(key.public_key())
 
 

@@ -142,6 +142,28 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str, *, durable
         stream.write(data.encode() if isinstance(data, str) else data)
 
 
+def write_output(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write what a user asked for at ``path``: atomically, or straight into a pipe or device.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    if is_stream(path):
+        with Path(path).open("wb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+    else:
+        write_atomically(path, data)
+
+
+def is_stream(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a pipe or a device at ``path``, which must not be replaced."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def require_writable(path: str | os.PathLike[str]) -> None:
     """Prove that ``write_atomically`` could write ``path``, by creating and removing a temporary file.
 
@@ -153,13 +175,18 @@ def require_writable(path: str | os.PathLike[str]) -> None:
     file.discard()
 
 
-def remove_stale_parts(folder: str | os.PathLike[str]) -> None:
-    """Remove temporary files that a killed process left in ``folder`` over an hour ago."""
+def remove_stale_parts(folder: str | os.PathLike[str], *, older_than_s: float = STALE_S) -> None:
+    """Remove temporary files that a killed process left in ``folder``.
+
+    Args:
+        folder: is searched without its sub-folders.
+        older_than_s: spares files that another process may still be writing; 0 where a lock excludes that.
+    """
     with suppress(OSError):
         for path in Path(folder).glob(f"{PREFIX}*"):
             found = path.lstat()
             is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-            if is_ours and found.st_mtime < time.time() - STALE_S:
+            if is_ours and found.st_mtime <= time.time() - older_than_s:
                 path.unlink()
 
 

@@ -6,7 +6,6 @@ export.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdk.errors import EdgePurifyError, UsageError
+from sdk.files import replacing
 from trainer import config as configs
 from trainer.models import Defence, build
 
@@ -51,25 +51,20 @@ class Loaded:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path`` by way of a part file, so that a kill leaves the old checkpoint whole.
+    """Write ``state`` to ``path`` atomically: a kill leaves the old checkpoint or the new one.
 
     Raises:
         CheckpointError: it can't be written; the old one stays.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as stream:
+        with replacing(path) as stream:
             torch.save({"format": FORMAT, **state}, stream)
-        part.replace(path)
     except (OSError, RuntimeError) as error:  # torch hides a failed write behind one of its own
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
         raise CheckpointError(
             f"checkpoint {path}: can't be written: {reason}; free some space and --resume"
         ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from export.checks.outcome import Verification, findings
 from sdk.bundle import Bundle
 from sdk.bundle.deviation import Deviation
 from sdk.errors import UsageError
+from sdk.files import write_output
 
 SUFFIXES = (".json", ".xml")
 
@@ -42,7 +43,7 @@ def write_report(path: Path, bundle: Bundle, found: Verification) -> None:
     """
     check_report(path)
     try:
-        path.write_bytes(to_json(bundle, found) if path.suffix == ".json" else to_junit(bundle, found))
+        write_output(path, to_json(bundle, found) if path.suffix == ".json" else to_junit(bundle, found))
     except OSError as error:
         raise UsageError(f"--report {path}: can't be written: {error.strerror}") from None
 

@@ -34,6 +34,7 @@ from sdk.backends.plan_store import (
 )
 from sdk.bundle import Bundle, Engine, Precision, sha256_of
 from sdk.errors import UsageError
+from sdk.files import AtomicFile, remove_stale_parts, replacing
 
 OnStep = Callable[[str, int, int], None]
 
@@ -192,11 +193,13 @@ class _Run:
         if self.target.backend == "tensorrt":  # TensorRT-RTX times kernels on the device that runs them
             name = f"timings.{self.host.version}.{'_'.join(self.host.capabilities)}.cache"
             timings = plan.parent / name  # whose lock we hold
+        file = AtomicFile(plan)
+        file.create()
         job = Job(
             module=self.host.module,
             onnx=self.bundle.path(engine.onnx[precision]),
             options=self.options,
-            part=plan.with_suffix(".part"),
+            part=file.part,
             timings=timings,
         )
         where = f"engine {engine.id} ({precision}): {NAMES[self.target.backend]} {self.host.version}"
@@ -214,23 +217,20 @@ class _Run:
                 driver=self.host.driver,
                 build_s=round(time.monotonic() - begun, 3),
             )
-            _publish(job.part, plan, sidecar)
+            _publish(file, sidecar)
         finally:
-            job.part.unlink(missing_ok=True)
+            file.discard()
         return sidecar
 
 
-def _publish(part: Path, plan: Path, sidecar: Sidecar) -> None:
+def _publish(plan: AtomicFile, sidecar: Sidecar) -> None:
     """Put plan and sidecar in place, so that a sidecar never stands beside another plan than its own."""
-    path = plan.with_suffix(".json")
-    sidecar_part = plan.with_suffix(".json.part")
-    try:
-        sidecar_part.write_bytes(msgspec.json.format(msgspec.json.encode(sidecar), indent=1) + b"\n")
+    path = plan.path.with_suffix(".json")
+    with replacing(path) as stream:
+        stream.write(msgspec.json.format(msgspec.json.encode(sidecar), indent=1) + b"\n")
+        stream.flush()
         path.unlink(missing_ok=True)
-        part.replace(plan)
-        sidecar_part.replace(path)
-    finally:
-        sidecar_part.unlink(missing_ok=True)
+        plan.finish()
 
 
 def _reusable(engine_id: str, plan: Path, fingerprint: Fingerprint) -> Sidecar | None:
@@ -274,6 +274,5 @@ def _locked(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             on_wait()
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in folder.glob("*.part"):
-            left.unlink(missing_ok=True)
+        remove_stale_parts(folder, older_than_s=0.0)
         yield

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from export.tensorrt.build import BuildError, OnPhase, Options, build_plan, unwritable
+from sdk.files import write_atomically
 
 Kind = Literal["phase", "notice", "refused", "failed", "done", "gone"]
 REASON_CHARS = 300  # of an error that nobody foresaw
@@ -118,13 +119,8 @@ def _known(timings: Path) -> bytes:
 
 def _not_kept(path: Path, timings: bytes) -> str | None:
     """Write the timings; what the user reads if that can't be done, which is no reason to lose the engine."""
-    part = path.with_name(path.name + ".part")
     try:
-        try:
-            part.write_bytes(timings)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_atomically(path, timings)
     except OSError as error:
         return f"{path}: the timings of kernels can't be kept: {error.strerror}; the next build measures anew"
     return None

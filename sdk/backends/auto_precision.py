@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from contextlib import closing
 from importlib import import_module
@@ -33,6 +32,7 @@ from sdk.backends.providers import Provider, ProviderError
 from sdk.bundle import Bundle, Precision
 from sdk.draw import Drawer
 from sdk.errors import BackendError
+from sdk.files import write_atomically
 from sdk.host.cache import cache_root, check_private, make_private
 from sdk.host.cpus import available_cpus
 from sdk.host.hardware import gpu_model, processor
@@ -194,13 +194,8 @@ def _remember(found: Trial) -> None:
     """Write the record at once or not at all; where that can't be done, the next run measures again."""
     try:
         path = _path(found.bundle, found.machine)
-        part = path.with_suffix(f".{os.getpid()}.part")
         make_private(path.parent)
-        try:
-            part.write_bytes(msgspec.json.encode(found))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_atomically(path, msgspec.json.encode(found))
     except (OSError, BackendError) as error:
         _log.debug("precision auto: the trial can't be remembered: %s", error)
 

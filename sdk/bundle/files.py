@@ -20,6 +20,7 @@ import msgspec
 
 from sdk.bundle.manifest import MANIFEST, SCHEMA, SIGNATURE, File, Manifest
 from sdk.errors import BundleError
+from sdk.files import replacing
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_LABELS_BYTES = 16 << 20
@@ -110,13 +111,10 @@ def default_bundle() -> Path:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``bundle.json`` atomically, as indented JSON; a signature of the one before is removed first."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    part = folder / (MANIFEST + ".part")
-    try:
-        part.write_bytes(text + b"\n")
+    with replacing(folder / MANIFEST) as stream:
+        stream.write(text + b"\n")
+        stream.flush()
         (folder / SIGNATURE).unlink(missing_ok=True)
-        part.replace(folder / MANIFEST)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import IO
 import msgspec
 
 from sdk.errors import SinkError
-from sdk.files import AtomicFile
+from sdk.files import AtomicFile, is_stream
 from sdk.result import Result
 from sdk.sinks.base import Sink, unwritable
 from sdk.sinks.record import record
@@ -44,7 +44,7 @@ class JsonLines(Sink):
         try:
             if self._to_stdout:
                 self._stream = _standard_output()
-            elif _is_stream(self.path):
+            elif is_stream(self.path):
                 self._stream = self.path.open("wb", buffering=0)
             else:
                 self._file = AtomicFile(self.path)
@@ -96,11 +96,6 @@ def _standard_output() -> IO[bytes]:
     if sys.stdout is None or sys.stdout.closed:
         raise OSError(errno.EBADF, "it is closed")
     return sys.stdout.buffer
-
-
-def _is_stream(path: Path) -> bool:
-    """Whether it is a pipe or a device, which must not be replaced."""
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)  # noqa: PTH110 PTH112 PTH113 - Path's own raise where the folder can't be read
 
 
 def _write_whole(stream: IO[bytes], line: bytes) -> None:

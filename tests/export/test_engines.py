@@ -30,6 +30,7 @@ from export.tensorrt.worker import Job, build_apart
 from sdk.backends.plan_store import BuiltEngine, Host, Sidecar, bundle_folder, cache_folder, find_engine
 from sdk.bundle import Bundle, Precision
 from sdk.errors import BackendError, UsageError
+from sdk.files import PREFIX
 from tests.export.rejected import rejected_graph
 from tests.export.spoil import edit_manifest, rehash
 
@@ -186,7 +187,8 @@ def test_timings_that_cannot_be_kept_cost_no_engine(
     timings = cache_folder(small) / f"timings.{trt.__version__}.8.9.cache"
     (timings / "in the way").mkdir(parents=True)
     assert built(build_engines(small, "local")) == SMALL
-    what = f"{timings}: the timings of kernels can't be kept: Is a directory; the next build measures anew"
+    why = "is a folder, expected a file's name"
+    what = f"{timings}: the timings of kernels can't be kept: {why}; the next build measures anew"
     assert caplog.messages == [f"engine {name} (fp32): TensorRT {trt.__version__}: {what}" for name in SMALL]
     assert left_in(cache_folder(small)) == {".plan", ".json", ".cache"}
 
@@ -333,7 +335,7 @@ def test_ctrl_c_ends_the_build_too(small: Bundle) -> None:
 KILL_ITSELF = """
 import os, signal, sys
 from multiprocessing import active_children
-from export.engines import build_engines
+from export.tensorrt.engines import build_engines
 from sdk.bundle import Bundle, Precision
 
 def kill(phase):
@@ -369,7 +371,7 @@ def is_running(pid: int) -> bool:
 def test_what_a_kill_left_behind_is_cleared(small: Bundle) -> None:
     folder = cache_folder(small)
     folder.mkdir(parents=True)
-    (folder / "purifier-00.fp32.0123456789abcdef.part").write_bytes(b"half")
+    (folder / f"{PREFIX}0123456789abcdef.plan").write_bytes(b"half")
     build_engines(small, "rtx")
     assert left_in(folder) == {".plan", ".json"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 import torch
 
 from sdk.errors import UsageError
+from sdk.files import write_atomically
 from trainer import checkpoint
 from trainer.ablation.arms import Variant
 from trainer.config import Config
@@ -198,15 +198,10 @@ def _read(path: Path, kind: type[_Struct]) -> _Struct | None:
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:
-    """As JSON, by way of a part file, so that a kill leaves the old file or the new one whole."""
-    part = path.with_name(path.name + ".part")
+    """As JSON, atomically: a kill leaves the old file or the new one."""
     try:
-        part.write_bytes(msgspec.json.encode(content))
-        part.replace(path)
+        write_atomically(path, msgspec.json.encode(content))
     except OSError as error:
         raise checkpoint.CheckpointError(
             f"{path}: can't be written: {error.strerror}; free some space, and the same command goes on"
         ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdk.errors import UsageError
+from sdk.files import write_output
 from trainer.ablation.arms import Variant
 from trainer.ablation.report import render
 from trainer.ablation.single import Task, Tell, first_test_images
@@ -40,7 +41,7 @@ def ablate(
     command = f"edge-train ablate {shown} --data DATA --out RUNS --seeds {n_seeds} --images {images}"
     text = render(variants, outcomes, command=command)
     try:
-        report.write_text(text, encoding="utf-8")
+        write_output(report, text)
     except OSError as error:
         raise UsageError(f"--report {report}: can't be written: {error.strerror}") from None
 

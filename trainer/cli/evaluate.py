@@ -13,6 +13,7 @@ import msgspec
 from sdk.backends import open_backend
 from sdk.bundle import MANIFEST, Bundle, Precision
 from sdk.errors import UsageError
+from sdk.files import is_stream, require_writable, write_output
 from trainer.data import DataSet, Images, open_dataset
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.defences.judges import EngineJudge, Judge
@@ -80,7 +81,7 @@ class Outputs:
             _try_to_write(Path(self.record), "--record")
         if target.bundle is not None and (self.into_bundle or self.record == ""):
             option = "--into-bundle" if self.into_bundle else "--record"
-            _try_to_write(target.bundle.folder / f"{MANIFEST}.part", option)
+            _try_to_write(target.bundle.folder / MANIFEST, option)
 
 
 def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
@@ -253,21 +254,17 @@ def _record(found: Evaluation, target: Target, images: Images, settings: Setting
 
 def _write_file(path: Path, content: bytes, option: str) -> None:
     try:
-        path.write_bytes(content)
+        write_output(path, content)
     except OSError as error:
         raise _unwritable(option, path, error) from None
 
 
 def _try_to_write(path: Path, option: str) -> None:
-    """Open ``path`` as writing it will, and leave what is there as it is."""
-    is_new = not path.exists()
-    if not (is_new or path.is_file() or path.is_dir()):
-        return  # a pipe, whose reader would take the closing for the end
+    """Prove that ``path`` can be written, and leave what is there as it is."""
+    if is_stream(path):
+        return  # the reader of a pipe would take the closing for the end
     try:
-        with path.open("ab"):
-            pass
-        if is_new:
-            path.unlink()
+        require_writable(path)
     except OSError as error:
         raise _unwritable(option, path, error) from None
 

@@ -7,10 +7,10 @@ image can hold.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdk.errors import UsageError
+from sdk.files import replacing, require_writable
 from trainer.config import MaskedRecipe, Recipe
 from trainer.data import DataError, DataSet, Images, keyed_generator, split_validation
 from trainer.models import Defence
@@ -46,12 +47,17 @@ class Bank:
     steps: int
 
     def save(self, path: Path) -> None:
-        """Write the bank, by way of a part file, so that a kill leaves none or a whole one."""
+        """Write the bank atomically.
+
+        Raises:
+            DataError: it can't be written.
+        """
         arrays = {"digest": self.digest, "eps": self.eps, "steps": self.steps}
-        with _part_of(path) as part:
-            with part.open("wb") as stream:
+        try:
+            with replacing(path) as stream:
                 np.savez(stream, perturbations=self.perturbations.numpy(), **arrays)
-            part.replace(path)
+        except OSError as error:
+            raise _unwritable(path, error) from None
 
     @classmethod
     def load(cls, path: Path) -> Bank:
@@ -139,10 +145,10 @@ def check_writable(path: Path) -> None:
     Raises:
         DataError: it can't.
     """
-    if path.is_dir():
-        raise DataError(f"bank {path}: can't be written: it is a folder; name a file, as bank.npz")
-    with _part_of(path) as part:
-        part.touch()
+    try:
+        require_writable(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def split_for(recipe: Recipe, images: DataSet, n_validation: int) -> tuple[DataSet, DataSet]:
@@ -176,17 +182,9 @@ def digest_of(images: Images) -> str:
     return hashlib.sha256(np.ascontiguousarray(images.pixels.numpy()).data).hexdigest()
 
 
-@contextmanager
-def _part_of(path: Path) -> Iterator[Path]:
-    """What ``path`` is written by way of, gone afterwards; that it can't be written is a ``DataError``."""
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-    except OSError as error:
-        raise DataError(f"bank {path}: can't be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
+def _unwritable(path: Path, error: OSError) -> DataError:
+    hint = "name a file, as bank.npz" if error.errno == errno.EISDIR else None
+    return DataError(f"bank {path}: can't be written: {error.strerror or error}", hint=hint)
 
 
 def _attack(

@@ -163,7 +163,7 @@ def test_a_gate_on_other_images_is_refused(recorded: Path, data: Path, tmp_path:
         (("--draws", "5000"), 2, "--draws 5000: tiny has 1104 different draws"),
         (("--against", "nowhere"), 2, "nowhere: no such file or folder"),
         (("--norm", "l2", "--eps", "128"), 2, r"eps: expected at most 55\.43, .* got 128; 128/255 is usual"),
-        (("--json", "."), 2, r"--json \.: can't be written: Is a directory"),
+        (("--json", "."), 2, r"--json \.: can't be written: is a folder"),
         (("--report", "/dev/null/x"), 2, "--report /dev/null/x: can't be written: Not a directory"),
         (("--record", "/dev/null/x"), 2, "--record /dev/null/x: can't be written: Not a directory"),
     ],
@@ -204,7 +204,7 @@ def test_refusals_of_a_gate_are_one_line(
 def test_a_gate_whose_json_cannot_be_written_is_one_line(recorded: Path, data: Path) -> None:
     found = run(recorded, "--data", data, "--gate", "--json", ".")
     assert found.exit_code == 2
-    assert_one_line(found, r"--json \.: can't be written: Is a directory")
+    assert_one_line(found, r"--json \.: can't be written: is a folder")
 
 
 def test_what_cannot_be_written_is_told_before_the_work(bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -45,11 +45,10 @@ def test_a_damaged_batch_is_made_anew(store: Store) -> None:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Path, data: bytes) -> int:
-        self.touch()
+    def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr("sdk.files.os.fsync", fail)
     with pytest.raises(UsageError, match=r"can't be written: No space left on device; finished batches"):
         store.save("other", BATCH)
     assert [file.name for file in store.folder.iterdir()] == ["batch.pt"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import trainer
 from sdk.errors import UsageError
+from sdk.files import write_atomically
 
 ATTACKS = ("robustness", "models")  # the trainer's packages whose code decides what an attack finds
 DIGEST_SIZE = hashlib.sha256().digest_size
@@ -61,12 +62,9 @@ class Store:
         stream = io.BytesIO()
         torch.save(tensors, stream)
         content = stream.getvalue()
-        part = self.folder / f"{name}.part"
         try:
-            part.write_bytes(content + hashlib.sha256(content).digest())
-            part.replace(self.folder / f"{name}.pt")
+            write_atomically(self.folder / f"{name}.pt", content + hashlib.sha256(content).digest())
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError) -> UsageError:

@@ -10,7 +10,6 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ import msgspec
 from sdk.bundle import Bundle, File, sha256_of, write_manifest
 from sdk.bundle.signature import sign_again
 from sdk.errors import BundleError, UsageError
+from sdk.files import write_atomically
 from trainer.robustness.evaluation.report import Report
 from trainer.robustness.results.markdown import render
 from trainer.robustness.results.record import Record, to_bytes
@@ -51,7 +51,7 @@ def into_bundle(report: Report, bundle: Bundle) -> None:
         changes["measured"] = (*others, entry)
         if bundle.manifest.card is not None:
             path = bundle.path(bundle.manifest.card)
-            _replace(path, with_report(path.read_text(encoding="utf-8"), report).encode())
+            write_atomically(path, with_report(path.read_text(encoding="utf-8"), report))
             changes["card"] = File(bundle.manifest.card.file, sha256_of(path))
 
 
@@ -63,7 +63,7 @@ def record_into_bundle(record: Record, bundle: Bundle) -> None:
     """
     with _writing(bundle) as changes:
         path = bundle.folder / RECORD
-        _replace(path, to_bytes(record))
+        write_atomically(path, to_bytes(record))
         changes["robustness"] = File(RECORD, sha256_of(path))
 
 
@@ -89,15 +89,6 @@ def _writing(bundle: Bundle) -> Iterator[dict[str, Any]]:
         raise BundleError(f"bundle {bundle.folder}: can't be written: {error.strerror}") from None
     if was_signed:
         log.warning("%s", sign_again(bundle.folder))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _entry(report: Report) -> dict[str, Any]:
