@@ -26,6 +26,7 @@ from export.inputs.calibration import (
     purified_images,
     self_made,
 )
+from export.precision.weight_storage import expanded
 from sdk.backends import open_backend
 from sdk.bundle import Bundle, Engine, File, Manifest, Precision, sha256_of, write_manifest
 from sdk.errors import EdgePurifyError, UsageError
@@ -165,7 +166,7 @@ def _convert(
 
 def _without_stale_figures(before: Manifest, after: Manifest) -> Manifest:
     """``after`` without what was measured of engines that are others now."""
-    pairs = zip(_engines(before), _engines(after), strict=True)
+    pairs = zip(before.engines, after.engines, strict=True)
     remade = {
         precision
         for old, new in pairs
@@ -184,17 +185,18 @@ def _engine(
     from export.precision.ranges import Ranges
     from export.precision.search import search
 
-    data = bundle.path(engine.onnx["fp32"]).read_bytes()
+    stored = bundle.read(engine.onnx["fp32"])
+    data = expanded(stored)
     held_out = feeds[::HELD_OUT]
     if precision == "fp16":
         largest = Ranges(data, held_out).largest
         wide = sorted(name for name, value in largest.items() if value > LIMIT)
         made = halve(data, largest)
-        return made, {"size_share": _share(made, data), "too_large_for_fp16": wide}
+        return made, {"size_share": _share(made, stored), "too_large_for_fp16": wide}
     calibration = [feed for place, feed in enumerate(feeds) if place % HELD_OUT] or held_out
     found = search(data, calibration, held_out)
     return found.data, {
-        "size_share": _share(found.data, data),
+        "size_share": _share(found.data, stored),
         "method": found.method,
         "excluded_layers": list(found.excluded),
         "error": round(found.error, 5),
@@ -226,12 +228,8 @@ def _record(bundle: Bundle, made: Origins, found: Verification) -> None:
 
 
 def _size_bytes(bundle: Bundle, precision: Precision) -> int:
-    return sum(bundle.path(engine.onnx[precision]).stat().st_size for engine in _engines(bundle.manifest))
+    return sum(bundle.path(engine.onnx[precision]).stat().st_size for engine in bundle.manifest.engines)
 
 
-def _engines(manifest: Manifest) -> tuple[Engine, ...]:
-    return (*manifest.purifiers, *manifest.classifiers)
-
-
-def _share(made: bytes, data: bytes) -> float:
-    return round(len(made) / len(data), 4)
+def _share(made: bytes, fp32: bytes) -> float:
+    return round(len(made) / len(fp32), 4)

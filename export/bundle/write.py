@@ -19,6 +19,7 @@ from export.checks.twin_parity import classifier_parity, parity, purifier_parity
 from export.checks.verify import N_IMAGES, CompareFp32, OnStep
 from export.inputs.draws import engine_inputs, random_inputs
 from export.inputs.synthetic_images import synthetic_images
+from export.precision.weight_storage import compressed
 from export.torch_to_onnx import OPSET, ExportError, engine_bytes
 from sdk.backends.golden import Golden
 from sdk.backends.interface import Backend
@@ -191,8 +192,8 @@ def _write_purifiers(folder: Path, defence: Defence, image: Image, on_step: OnSt
     engines = []
     for index in range(defence.n_purifiers):
         on_step(id := f"purifier-{index:02d}")
-        onnx = engine_bytes(defence.single_purifier(index), inputs, output="purified", name=id)
-        engines.append(Engine(id, {"fp32": _write_onnx(folder, id, onnx)}, random_inputs(defence)))
+        file = _write_module(folder, id, defence.single_purifier(index), inputs, "purified")
+        engines.append(Engine(id, {"fp32": file}, random_inputs(defence)))
     return tuple(engines)
 
 
@@ -201,14 +202,14 @@ def _write_classifiers(folder: Path, defence: Defence, image: Image, on_step: On
     engines = []
     for index in range(defence.n_classifiers):
         on_step(id := f"classifier-{index:02d}")
-        onnx = engine_bytes(defence.single_classifier(index), inputs, output="logits", name=id)
-        engines.append(Engine(id, {"fp32": _write_onnx(folder, id, onnx)}))
+        file = _write_module(folder, id, defence.single_classifier(index), inputs, "logits")
+        engines.append(Engine(id, {"fp32": file}))
     return tuple(engines)
 
 
 def _write_foreign(folder: Path, foreign: ForeignClassifier, on_step: OnStep) -> tuple[Engine, ...]:
     on_step(id := "classifier-00")
-    return (Engine(id, {"fp32": _write_onnx(folder, id, foreign.engine_bytes(id))}),)
+    return (Engine(id, {"fp32": _write_onnx(folder, id, compressed(foreign.engine_bytes(id)))}),)
 
 
 def _comparison(defence: Defence, foreign: ForeignClassifier | None, n_images: int) -> CompareFp32:
@@ -227,6 +228,13 @@ def _comparison(defence: Defence, foreign: ForeignClassifier | None, n_images: i
         )
 
     return compare
+
+
+def _write_module(
+    folder: Path, id: str, module: torch.nn.Module, inputs: dict[str, torch.Tensor], output: str
+) -> File:
+    weights = [value.numpy() for value in module.state_dict().values() if value.dtype is torch.float32]
+    return _write_onnx(folder, id, compressed(engine_bytes(module, inputs, output=output, name=id), weights))
 
 
 def _write_onnx(folder: Path, id: str, onnx: bytes) -> File:

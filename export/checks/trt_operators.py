@@ -74,7 +74,7 @@ def check_bundle(bundle: Bundle) -> None:
     Raises:
         OperatorError: naming the first engine that is beyond it, and its nodes.
     """
-    for engine in (*bundle.manifest.purifiers, *bundle.manifest.classifiers):
+    for engine in bundle.manifest.engines:
         for precision, file in engine.onnx.items():
             check_operators(onnx.load(bundle.path(file)), f"{engine.id} ({precision})")
 

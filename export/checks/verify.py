@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast, get_args
 
 from export.checks.accuracy import Drop, PairedAccuracy
 from export.checks.fp32_parity import parity_fp32
@@ -21,7 +20,7 @@ from export.inputs.labelled import Labelled
 from sdk.backends import open_backend
 from sdk.backends.golden import Golden, replay
 from sdk.backends.interface import Backend
-from sdk.bundle import Bundle, Precision
+from sdk.bundle import Bundle
 from sdk.bundle.deviation import Deviation
 
 N_IMAGES = 64
@@ -85,7 +84,7 @@ def examine(
             deviations += compare_fp32(bundle, full)
         elif without_twin is None:
             deviations += _against_twin(bundle, full, n_images)
-        lower = lower_precisions(bundle)
+        lower = bundle.manifest.lower_precisions
         accuracies = [PairedAccuracy(bundle, full, images) for images in labelled if lower]
         for precision in lower:
             on_step(f"verify {precision}")
@@ -104,13 +103,6 @@ def hold(bundle: Bundle, found: Verification) -> None:
         GateError: see ``verify``.
     """
     gate((*found.deviations, *found.drops), lambda finding: _worst_layers(bundle, finding))
-
-
-def lower_precisions(bundle: Bundle) -> tuple[Precision, ...]:
-    """The precisions below FP32 that all engines of ``bundle`` have."""
-    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
-    known = cast("tuple[Precision, ...]", get_args(Precision))
-    return tuple(p for p in known if p != "fp32" and all(p in engine.onnx for engine in engines))
 
 
 def _check_operators(bundle: Bundle) -> None:

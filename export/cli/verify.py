@@ -32,13 +32,13 @@ def verify_command(
     where that isn't installed, the golden outputs are what engines are held to.
     """
     from export.checks.report import check_report
-    from export.checks.verify import lower_precisions, verify
+    from export.checks.verify import verify
     from sdk.bundle import Bundle
 
     if report is not None:
         check_report(report)
     bundle = Bundle.open(folder)
     labelled = options.labelled(bundle, data, dataset, accuracy_images, attacked)
-    with progress(1 + len(lower_precisions(bundle))) as on_step:
+    with progress(1 + len(bundle.manifest.lower_precisions)) as on_step:
         outcome = verify(bundle, n_images=images, labelled=labelled, report=report, on_step=on_step)
     show(bundle, outcome, as_json)

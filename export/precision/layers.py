@@ -10,6 +10,7 @@ from export.inputs.calibration import engine_feeds, self_made_images
 from export.precision.graph import parse
 from export.precision.int8 import OPERATORS
 from export.precision.ranges import Feeds, Probe
+from export.precision.weight_storage import expanded
 from sdk.bundle import Bundle, Precision
 
 N_IMAGES = 8
@@ -18,8 +19,8 @@ N_IMAGES = 8
 def worst_layers_of(bundle: Bundle, engine: str, precision: Precision) -> list[tuple[str, float]]:
     """``worst_layers`` of one engine of ``bundle``, on a few self-made pictures."""
     manifest = bundle.manifest
-    found = next(one for one in (*manifest.purifiers, *manifest.classifiers) if one.id == engine)
-    data, reference = (bundle.path(found.onnx[one]).read_bytes() for one in (precision, "fp32"))
+    found = next(one for one in manifest.engines if one.id == engine)
+    data, reference = (expanded(bundle.read(found.onnx[one])) for one in (precision, "fp32"))
     return worst_layers(data, reference, engine_feeds(manifest, found, self_made_images(manifest, N_IMAGES)))
 
 

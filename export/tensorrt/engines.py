@@ -141,7 +141,7 @@ def _plan(
 ) -> _Run:
     target = find_target(target_name)
     chosen = _choose(bundle, target, precisions)
-    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+    engines = bundle.manifest.engines
     return _Run(
         bundle,
         target,
@@ -246,7 +246,7 @@ def _reusable(engine_id: str, plan: Path, fingerprint: Fingerprint) -> Sidecar |
 
 def _choose(bundle: Bundle, target: Target, wanted: Sequence[str]) -> list[Precision]:
     """The precisions to build, in their usual order."""
-    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+    engines = bundle.manifest.engines
     there = [name for name in target.precisions if all(name in engine.onnx for engine in engines)]
     for name in wanted:
         if name not in there:

@@ -288,7 +288,7 @@ def _find_engines(
     bundle: Bundle, precision: Precision | None, host: Host
 ) -> tuple[Precision, dict[str, BuiltEngine]]:
     """The engines this host may load, by id, in the precision asked for or the first that has them all."""
-    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+    engines = bundle.manifest.engines
     candidates = (precision,) if precision else AUTO_PRECISIONS
     missing: BackendError | None = None
     for candidate in candidates:

@@ -125,14 +125,21 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
                 )
 
     @property
+    def engines(self) -> tuple[Engine, ...]:
+        """All purifiers, then all classifiers."""
+        return (*self.purifiers, *self.classifiers)
+
+    @property
     def precisions(self) -> tuple[Precision, ...]:
-        """Those that every engine has, the most exact first."""
-        engines = (*self.purifiers, *self.classifiers)
+        """The precisions that every engine has, the most exact first."""
         return tuple(
-            precision
-            for precision in BUNDLE_PRECISIONS
-            if all(precision in engine.onnx for engine in engines)
+            each for each in BUNDLE_PRECISIONS if all(each in engine.onnx for engine in self.engines)
         )
+
+    @property
+    def lower_precisions(self) -> tuple[Precision, ...]:
+        """``precisions`` below FP32."""
+        return tuple(each for each in self.precisions if each != "fp32")
 
     def files(self) -> Iterator[File]:
         """Every file the manifest names."""
@@ -144,5 +151,5 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             yield self.card
         if self.robustness is not None:
             yield self.robustness
-        for engine in (*self.purifiers, *self.classifiers):
+        for engine in self.engines:
             yield from engine.onnx.values()

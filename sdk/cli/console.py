@@ -140,7 +140,7 @@ def _engines(bundle: Bundle) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("engine", "random inputs", "precision", "size"):
         table.add_column(name, justify="right" if name == "size" else "left", header_style="bold")
-    for engine in (*bundle.manifest.purifiers, *bundle.manifest.classifiers):
+    for engine in bundle.manifest.engines:
         for precision, file in engine.onnx.items():
             size_bytes = bundle.path(file).stat().st_size
             table.add_row(escape(engine.id), escape(_random_inputs(engine)), precision, _size(size_bytes))

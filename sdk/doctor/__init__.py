@@ -139,7 +139,7 @@ def _best_precision(bundle: Bundle, backend: OnnxBackend, selftest: bool) -> Fin
 
 def _built(bundle: Bundle, host: Host, precision: Precision) -> Finding:
     name = f"engines {host.backend} {precision}"
-    engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+    engines = bundle.manifest.engines
     try:
         folders = {find_engine(bundle, engine, precision, host).plan.parent for engine in engines}
     except BackendError as error:

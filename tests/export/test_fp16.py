@@ -29,10 +29,7 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 
 def engines(bundle: Bundle, precision: Any) -> dict[str, bytes]:
     manifest = bundle.manifest
-    return {
-        engine.id: bundle.path(engine.onnx[precision]).read_bytes()
-        for engine in (*manifest.purifiers, *manifest.classifiers)
-    }
+    return {engine.id: bundle.path(engine.onnx[precision]).read_bytes() for engine in manifest.engines}
 
 
 def graph_of(

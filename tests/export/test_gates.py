@@ -33,7 +33,7 @@ def copy(lowered: Path, tmp_path: Path) -> Path:
 def test_a_bundle_of_every_precision_passes_and_records_what_was_measured(lowered: Path) -> None:
     bundle = Bundle.open(lowered)
     recorded = bundle.manifest.provenance["precisions"]
-    ids = [engine.id for engine in (*bundle.manifest.purifiers, *bundle.manifest.classifiers)]
+    ids = [engine.id for engine in bundle.manifest.engines]
     assert sorted(recorded) == ["fp16", "int8"]
     for precision, record in recorded.items():
         assert list(record["parity"]) == list(record["engines"]) == ids

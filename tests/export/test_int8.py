@@ -184,7 +184,7 @@ def test_the_layer_that_harms_is_found_and_left_in_fp32() -> None:
 def test_every_engine_runs_fused_or_not(lowered: Path) -> None:
     bundle = Bundle.open(lowered)
     images = self_made_images(bundle.manifest, 4)
-    for engine in (*bundle.manifest.purifiers, *bundle.manifest.classifiers):
+    for engine in bundle.manifest.engines:
         exact = session(bundle.path(engine.onnx["int8"]).read_bytes(), engine.id)
         for feed in engine_feeds(bundle.manifest, engine, images):
             assert np.isfinite(exact.run(None, feed)[0]).all()

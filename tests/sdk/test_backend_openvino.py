@@ -29,7 +29,7 @@ def shipped() -> Bundle:
 def test_golden_outputs_of_the_shipped_bundle(shipped: Bundle, precision: Precision) -> None:
     with closing(OpenVinoBackend(shipped, precision)) as backend:
         deviations = replay(shipped, backend, Golden.load(shipped))
-    engines = (*shipped.manifest.purifiers, *shipped.manifest.classifiers)
+    engines = shipped.manifest.engines
     assert {found.engine for found in deviations} == {engine.id for engine in engines}
     assert [found.complaint for found in deviations if found.complaint] == []
 

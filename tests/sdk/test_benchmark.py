@@ -285,7 +285,7 @@ def test_the_bare_side_runs_as_many_engines_as_there_are_votes(tiny_bundle: Path
     subject = Subject(bundle, OnnxRuntimeBackend(bundle), "fp32", natural_frame(*SIZE), votes=1, frames=1)
     found = Bare(subject, votes=40)()
     assert set(found) == {"resize", "purify", "classify", "total"} | {
-        engine.id for engine in (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+        engine.id for engine in bundle.manifest.engines
     }
     assert found["resize"] + found["purify"] + found["classify"] <= found["total"]
 

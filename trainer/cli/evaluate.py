@@ -160,7 +160,7 @@ def judges_of(target: Target) -> Iterator[dict[str, Judge]]:
         if isinstance(target.judge, EngineJudge) and target.judge.backend.name == "onnxruntime":
             bundle = target.bundle
             assert bundle is not None
-            engines = (*bundle.manifest.purifiers, *bundle.manifest.classifiers)
+            engines = bundle.manifest.engines
             for precision in get_args(Precision):
                 if precision not in judges and all(precision in engine.onnx for engine in engines):
                     backend = open_backend(bundle, "onnxruntime", precision)

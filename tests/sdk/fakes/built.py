@@ -30,7 +30,7 @@ def write_engines(
 ) -> Path:
     """'Build' every engine of ``bundle`` into the user's cache; ``plans`` replaces some by id."""
     folder = make_cache_folder(bundle)
-    for engine in (*bundle.manifest.purifiers, *bundle.manifest.classifiers):
+    for engine in bundle.manifest.engines:
         for precision, file in engine.onnx.items():
             fingerprint = Fingerprint(backend, version, file.sha256, precision, capabilities, gpu)
             path = plan_path(folder, engine.id, fingerprint)

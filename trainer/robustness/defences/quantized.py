@@ -27,7 +27,7 @@ def read_quantized_twin(bundle: Bundle) -> Defence:
         BundleError: the bundle has no INT8 engines, no twin, or graphs that can't be followed in torch.
     """
     manifest = bundle.manifest
-    if any("int8" not in engine.onnx for engine in (*manifest.purifiers, *manifest.classifiers)):
+    if any("int8" not in engine.onnx for engine in manifest.engines):
         raise BundleError(
             f"bundle {bundle.folder}: not every engine has INT8; "
             f"edge-export precision {bundle.folder} --precision int8"
