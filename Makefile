@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-gpu check venv clean
+.PHONY: demo test test-fast test-gpu check docs figures sbom venv clean
 
 demo: .venv/.runtime
 	mkdir -p out
@@ -13,9 +13,13 @@ demo: .venv/.runtime
 # A process for each package: threads and memory that one package's native libraries leave behind can't reach the next.
 test: .venv/.everything
 	$(BIN)/python -m pytest tests/benchmarks tests/export tests/gpu
-	$(BIN)/python -m pytest tests/robustness
 	$(BIN)/python -m pytest tests/sdk
-	$(BIN)/python -m pytest tests/trainer
+	$(BIN)/python -m pytest tests/trainer --ignore tests/trainer/robustness
+	$(BIN)/python -m pytest tests/trainer/robustness
+
+# All tests but those marked slow: under two minutes on two idle cores.
+test-fast: .venv/.everything
+	$(BIN)/python -m pytest -m 'not slow' tests
 
 test-gpu: .venv/.everything
 	$(BIN)/python -m pytest tests/gpu
@@ -25,6 +29,19 @@ check: .venv/.everything
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+# The site, in site/. A warning is an error.
+docs: .venv/.everything
+	$(BIN)/python docs/scripts/build.py
+
+# Write the figures of docs/figures.json and of the default bundle into README and documentation.
+figures: .venv/.everything
+	$(BIN)/python docs/scripts/figures.py
+
+# A bill of materials (CycloneDX) of what a user of the runtime installs.
+sbom: .venv/.everything
+	ci/sbom.sh out/sbom.cdx.json
 
 venv: .venv/.everything
 
@@ -39,4 +56,4 @@ venv: .venv/.everything
 	touch $@ .venv/.runtime
 
 clean:
-	rm -rf .venv out build *.egg-info
+	rm -rf .venv out build dist site *.egg-info

@@ -148,7 +148,8 @@ class Purifier:
 
         Args:
             frame: ``(H, W, 3)`` uint8 BGR of any size; not changed, not kept.
-            frame_index, source: passed on to the Result.
+            frame_index: passed on to the Result.
+            source: passed on to the Result.
 
         Raises:
             UsageError: not such a frame, or the purifier is closed.
@@ -177,7 +178,8 @@ class Purifier:
 
         Args:
             frames: each ``(H, W, 3)`` uint8 BGR of any size; views are fine.
-            frame_index, source: passed on to every Result.
+            frame_index: passed on to every Result.
+            source: passed on to every Result.
             rois: the region that each picture shows, for ``Result.region``.
 
         Returns:
