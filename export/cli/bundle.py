@@ -9,6 +9,7 @@ import click
 
 from export.cli import options
 from export.cli.console import progress, require, show
+from sdk.cli.app import given
 from sdk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def bundle_command(
 
     out = options.absolute(out)
     lowering = options.lowering(precision, data, dataset, accuracy_images, attacked)
-    if classifier_onnx is None and (idle := options.given(*conventions)):
+    if classifier_onnx is None and (idle := given(*conventions)):
         raise UsageError(f"{idle[0]}: it describes the classifier of --classifier-onnx; give that too")
     if report is not None:
         check_report(report, replaces=out)

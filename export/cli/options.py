@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from export.cli.console import require
+from sdk.choices import BUNDLE_PRECISIONS
+from sdk.cli.app import given
 from sdk.errors import UsageError
 
 if TYPE_CHECKING:
     from export.bundle.add_precisions import Lowering
     from export.inputs.labelled import Labelled
-    from sdk.bundle import Bundle, Precision
+    from sdk.bundle import Bundle
 
 Command = TypeVar("Command", bound=Callable[..., None])
 NEED_DATA = ("dataset", "accuracy_images", "attacked")  # parameters that say more about --data
@@ -89,17 +91,6 @@ def absolute(path: Path) -> Path:
         raise UsageError(f"{path}: the folder that this runs in is gone; change into it anew") from None
 
 
-def given(*names: str) -> list[str]:
-    """Those of the running command's parameters ``names`` that stand on its command line, as flags."""
-    context = click.get_current_context()
-    source = click.core.ParameterSource.COMMANDLINE
-    return [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name in names and context.get_parameter_source(parameter.name) is source
-    ]
-
-
 def lowering(
     precision: str, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
 ) -> Lowering:
@@ -111,10 +102,10 @@ def lowering(
     from export.bundle.add_precisions import Lowering
 
     names = [name.strip() for name in precision.split(",")]
-    known = _precisions()
+    known = BUNDLE_PRECISIONS
     if len(set(names)) != len(names) or not set(names) <= set(known):
         raise UsageError(f"--precision {precision}: expected some of {','.join(known)}, each once")
-    chosen = cast("tuple[Precision, ...]", tuple(name for name in known if name in names and name != "fp32"))
+    chosen = tuple(name for name in known if name in names and name != "fp32")
     if not chosen and (idle := given("data", *NEED_DATA)):
         raise UsageError(
             f"{idle[0]}: it calibrates and judges lower precisions, and --precision is {precision}; "
@@ -145,9 +136,3 @@ def labelled(
 def _check_data(data: Path | None) -> None:
     if data is None and (idle := given(*NEED_DATA)):
         raise UsageError(f"{idle[0]}: needs --data, the folder of the data set")
-
-
-def _precisions() -> tuple[str, ...]:
-    from sdk.bundle import Precision
-
-    return get_args(Precision)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from contextlib import ExitStack
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from sdk import loop
 from sdk.cli import console
+from sdk.cli.terminal import echo
 from sdk.meter import Meter
 from sdk.purifier import Purifier
 from sdk.result import Result
@@ -45,11 +44,10 @@ def run(
     if json == "-" and verbose:
         raise click.UsageError("--json - and --verbose both want standard output; give --json a file")
     if seed is not None:
-        click.echo(f"edge-purify: --seed {seed} makes the draws predictable: they protect nothing", err=True)
+        echo(f"edge-purify: --seed {seed} makes the draws predictable: they protect nothing", err=True)
 
     region = None if roi is None else Roi.parse(roi)
     address = None if serve is None else Address.parse(serve)
-    _stop_on_sigterm()
     meter = Meter()
     with ExitStack() as stack:
         shown = show or save is not None or address is not None
@@ -62,7 +60,7 @@ def run(
         def on_result(frame: Frame, result: Result) -> None:
             progress.advance(result.label or "no label")
             if verbose:
-                click.echo(console.frame_line(frame, result))
+                echo(console.frame_line(frame, result))
 
         try:
             loop.run(purifier, frames, sinks, max_frames=max_frames, on_result=on_result, meter=meter)
@@ -113,14 +111,4 @@ def _sinks(
 
 
 def _say_where(url: str) -> None:
-    click.echo(f"edge-purify: preview at {url}", err=True)
-
-
-def _stop_on_sigterm() -> None:
-    """Let SIGTERM, which service managers and containers send, end the loop as Ctrl-C does."""
-
-    def stop(signum: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+    echo(f"edge-purify: preview at {url}", err=True)

@@ -20,8 +20,8 @@ from export.torch_to_onnx import ExportError
 from sdk.bundle import Bundle
 from sdk.errors import BundleError, UsageError
 from sdk.purifier import Purifier
+from tests.export.cli.helpers import assert_one_line, run
 from tests.export.tensorrt_build import build_size_bytes
-from tests.export.test_cli import assert_one_line, run
 from trainer.models.twin import read_twin
 
 LABELS = ("red", "green", "blue")

@@ -23,7 +23,7 @@ from sdk.backends import open_backend
 from sdk.backends.interface import Backend, Float
 from sdk.bundle import Bundle
 from sdk.errors import EdgePurifyError, GateError, UsageError
-from tests.export.test_cli import assert_one_line, run
+from tests.export.cli.helpers import assert_one_line, run
 from trainer.data import Images, open_dataset
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.evaluation.ladder import Outcome, Step

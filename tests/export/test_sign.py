@@ -12,7 +12,7 @@ from export import cli
 from export.cli import sign as sign_command
 from export.signing import sign
 from sdk.bundle import SIGNATURE, Bundle
-from tests.export.test_cli import assert_one_line, run
+from tests.export.cli.helpers import assert_one_line, run
 from tests.sdk.keys import Keys, make_keys
 
 

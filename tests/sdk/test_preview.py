@@ -35,8 +35,8 @@ from sdk.sinks.preview.sink import TOKEN_VARIABLE
 from sdk.sinks.record import record
 from sdk.sources import open_source
 from sdk.sources.roi import Roi
+from tests.sdk.cli.helpers import COMMAND
 from tests.sdk.conftest import DEADLINE_S, MjpegServer, make_frame, make_result, wait_until
-from tests.sdk.test_cli import COMMAND
 
 
 class Answer(NamedTuple):

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdk.cli.app import App, Stopped, given, is_first_process
 from sdk.errors import UsageError
-from trainer.cli.console import Group, Line, Stopped, bars, is_first_process
+from trainer.cli.console import Line, bars
 
 if TYPE_CHECKING:
     from trainer.loop.progress import Progress
 
 
-@click.group(cls=Group)
+@click.group(cls=App, name="edge-train", torchrun=True)
 @click.version_option(package_name="edge-purify")
 def main() -> None:
     """Train purifiers and classifiers, and measure their robustness."""
@@ -274,19 +275,12 @@ def evaluate(
             raise UsageError("--data: missing; name the folder with the data set")
         request = command.Request(target=target, data=data, **options)
         if gate is not None:
-            command.check_gate(_given())
+            command.check_gate(given())
             text = "\n".join(map(str, command.hold_gate(request, gate, on_progress, json=json_path)))
         else:
             outputs = command.Outputs(json_path, report, record, into_bundle)
             text = render(command.run(request, outputs, on_progress))
     click.echo(text)
-
-
-def _given() -> list[str]:
-    """The running command's options that stand on its command line, as they are called there."""
-    context, source = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
-    options = context.command.params
-    return [option.opts[0] for option in options if context.get_parameter_source(option.name) is source]
 
 
 def _how_to_go_on(out: Path) -> str:

@@ -1,59 +1,21 @@
-"""How ``edge-train`` speaks and ends: errors and stops as one line, bars, and a line on a run's progress."""
+"""Progress of ``edge-train``: bars on a terminal, lines in a log, and one line for a training run."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
-
-from sdk.errors import EdgePurifyError
 
 if TYPE_CHECKING:
     from trainer.data.download.fetch import OnProgress
     from trainer.loop.progress import Progress
 
-STOPPED = 130
 LINE_EVERY_S = 30.0  # off a terminal, where every line stays
-
-
-class Stopped(EdgePurifyError):
-    """Ctrl-C or SIGTERM ended the work; the message says what goes on from where."""
-
-    exit_code = STOPPED
-
-
-class Group(click.Group):
-    """Prints the project's errors, and a stop, as one line, with their exit codes."""
-
-    def invoke(self, ctx: click.Context) -> None:
-        try:
-            with _sigterm_as_ctrl_c():
-                super().invoke(ctx)
-            return
-        except Stopped as stop:
-            message, code = f"stopped; {stop}", stop.exit_code
-        except KeyboardInterrupt:
-            message, code = "stopped", STOPPED
-        except EdgePurifyError as error:
-            message, code = f"error: {error}", error.exit_code
-        if code == STOPPED and sys.stderr.isatty():
-            click.echo(err=True)  # the progress line, and ^C, keep theirs
-        if code != STOPPED or is_first_process():
-            click.echo(f"edge-train: {message}", err=True)
-        ctx.exit(code)
-
-
-def is_first_process() -> bool:
-    """Of those that ``torchrun`` started: one speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -111,20 +73,3 @@ class Line:
             f"{progress.images_per_s:.0f} images/s  {left} left  {'validation: ' if at_end else ''}{figures}"
         )
         click.echo(f"\r\x1b[2K{text}" if self.terminal else text, err=True, nl=at_end or not self.terminal)
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, which service managers and ``torchrun`` send, end the work as Ctrl-C does."""
-
-    def stop(signum: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set a handler
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

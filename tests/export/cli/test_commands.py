@@ -8,27 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from export import cli
 from export.cli import console
 from sdk.bundle import Bundle
+from tests.export.cli.helpers import assert_one_line, run
 from tests.export.spoil import break_engine, edit_manifest
 
 ENGINES = ["purifier-00", "purifier-01", "purifier-02", "classifier-00", "classifier-01"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
-
-
-def assert_one_line(result: Result, exit_code: int, *parts: str) -> None:
-    assert result.exit_code == exit_code, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("edge-export: error: ")
-    assert result.stderr.count("\n") == 1
-    for part in parts:
-        assert part in result.stderr
 
 
 @pytest.mark.usefixtures("ready")
@@ -150,7 +136,8 @@ def test_a_report_in_the_folder_that_is_replaced_is_refused(
 def test_wrong_usage(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
-    assert result.stderr.startswith("Usage: ")
+    assert result.stderr.startswith("edge-export: error: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_exporting_without_its_extra_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -165,7 +152,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
 
     monkeypatch.setattr(Bundle, "open", interrupt)
     result = run("verify", exported)
-    assert (result.exit_code, result.stderr) == (130, "edge-export: interrupted\n")
+    assert (result.exit_code, result.stderr) == (130, "edge-export: stopped\n")
 
 
 def without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:

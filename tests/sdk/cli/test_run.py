@@ -1,3 +1,5 @@
+"""``edge-purify`` as a user types it: the loop, its mistakes, and the other commands."""
+
 from __future__ import annotations
 
 import json
@@ -14,37 +16,8 @@ import pytest
 from sdk import backends
 from sdk.cli import main
 from sdk.sinks.record import Record
+from tests.sdk.cli.helpers import COMMAND, ON_THE_CPU, Output, read_records
 from tests.sdk.conftest import N_FRAMES, MjpegServer, count_frames, cut, wait_until, write_video
-
-Output = tuple[int, str, list[str]]  # exit code, standard output, lines on stderr but for ON_THE_CPU
-ON_THE_CPU = "edge-purify: backend auto: no NVIDIA GPU here, so the CPU runs the engines, by onnxruntime"
-COMMAND = [sys.executable, "-c", "from sdk.cli import main; main()"]
-
-
-@pytest.fixture
-def edge_purify(capfd: pytest.CaptureFixture[str]) -> Callable[..., Output]:
-    """Runs the command in this process."""
-
-    def run(*arguments: object) -> Output:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        lines = [line for line in captured.err.splitlines() if line != ON_THE_CPU]
-        return ended.value.code, captured.out, lines
-
-    return run
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write_video(tmp_path / "clip.mp4")
-
-
-def read_records(path: Path) -> list[Record]:
-    return [msgspec.json.decode(line, type=Record) for line in path.read_bytes().splitlines()]
-
 
 # --- the loop
 
@@ -169,12 +142,16 @@ def test_cut_video_keeps_the_frames_before(
     assert count_frames(saved) == len(read_records(lines)) == n_readable
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def n_lines(folder: Path) -> int:
+    """Of the JSON lines in ``folder``, under whatever name they have while they are written."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_live_run_finishes_its_files(
     stop: signal.Signals, tmp_path: Path, tiny_bundle: Path, mjpeg_server: MjpegServer
 ) -> None:
     saved, lines = tmp_path / "saved.mp4", tmp_path / "out.jsonl"
-    part = tmp_path / "out.edge-purify-part.jsonl"
     process = subprocess.Popen(
         [*COMMAND, "--source", mjpeg_server.url(), "--bundle", tiny_bundle, "--save", saved, "--json", lines],
         stderr=subprocess.PIPE,
@@ -182,7 +159,7 @@ def test_stopped_live_run_finishes_its_files(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        wait_until(lambda: part.exists() and part.read_bytes().count(b"\n") >= 5, "five frames")
+        wait_until(lambda: n_lines(tmp_path) >= 5, "five frames")
         process.send_signal(stop)
         _, err = process.communicate(timeout=60)
     finally:
