@@ -6,7 +6,9 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from sdk.bundle import MANIFEST, SIGNATURE, Bundle
+import msgspec
+
+from sdk.bundle import MANIFEST, SIGNATURE, Bundle, write_manifest
 from sdk.bundle.signature import KeyFile, fingerprint, kind_of, read_key, require_cryptography
 from sdk.errors import BundleError, UsageError
 from sdk.files import write_atomically
@@ -19,8 +21,21 @@ class PassphraseNeeded(UsageError):
     """The private key is encrypted, and no passphrase was given."""
 
 
-def sign(folder: str | os.PathLike[str], private_key: KeyFile, passphrase: str | None = None) -> str:
+def sign(
+    folder: str | os.PathLike[str],
+    private_key: KeyFile,
+    passphrase: str | None = None,
+    *,
+    version: int | None = None,
+    purpose: str | None = None,
+) -> str:
     """Sign the bundle in ``folder``, once every file of it is verified; an earlier signature is replaced.
+
+    Args:
+        folder: the bundle's.
+        private_key: PEM file of an Ed25519 private key.
+        passphrase: of the key, if that is encrypted.
+        version, purpose: written into the manifest first, where given; see ``Manifest``.
 
     Returns:
         The fingerprint of the key, and so of its public half.
@@ -28,11 +43,14 @@ def sign(folder: str | os.PathLike[str], private_key: KeyFile, passphrase: str |
     Raises:
         PassphraseNeeded: the key is encrypted, and ``passphrase`` is None.
         UsageError: ``private_key`` is not the PEM file of an Ed25519 private key, or the passphrase is wrong.
-        BundleError: the bundle is damaged or can't be written; or ``cryptography`` is not installed.
+        BundleError: the bundle is damaged or can't be written, or an engine keeps weights in files that no
+            hash covers; or ``cryptography`` is not installed.
     """
     require_cryptography()
     key = _private_key(private_key, passphrase)
-    bundle = Bundle.open(folder)
+    bundle = _labelled(Bundle.open(folder), version, purpose)
+    for file in (*bundle.manifest.files(), *bundle.manifest.plans):
+        bundle.read(file)  # refuses what a signature could not vouch for
     try:
         manifest = (bundle.folder / MANIFEST).read_bytes()
         if hashlib.sha256(manifest).hexdigest() != bundle.digest:
@@ -41,6 +59,21 @@ def sign(folder: str | os.PathLike[str], private_key: KeyFile, passphrase: str |
     except OSError as error:
         raise BundleError(f"bundle {folder}: {SIGNATURE} can't be written: {error.strerror}") from None
     return fingerprint(key.public_key())
+
+
+def _labelled(bundle: Bundle, version: int | None, purpose: str | None) -> Bundle:
+    """``bundle`` with ``version`` and ``purpose`` in its manifest, where they are given."""
+    given = {"version": version, "purpose": purpose}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if all(getattr(bundle.manifest, name) == value for name, value in changes.items()):
+        return bundle
+    try:
+        write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, **changes))
+    except ValueError as error:  # the manifest's own checks
+        raise UsageError(f"bundle {bundle.folder}: {error}") from None
+    except OSError as error:
+        raise BundleError(f"bundle {bundle.folder}: {MANIFEST} can't be written: {error.strerror}") from None
+    return Bundle.open(bundle.folder)
 
 
 def _private_key(path: KeyFile, passphrase: str | None) -> Ed25519PrivateKey:

@@ -11,7 +11,15 @@ import click
 @click.command("sign")
 @click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--key", required=True, type=click.Path(path_type=Path), help="Ed25519 private key, PEM.")
-def sign_command(folder: Path, key: Path) -> None:
+@click.option(
+    "--bundle-version",
+    "version",
+    metavar="N",
+    type=click.IntRange(1, 2**63 - 1),
+    help="Write this version into the bundle first; devices can refuse an older one.",
+)
+@click.option("--purpose", metavar="TEXT", help="Write this purpose first; devices can insist on theirs.")
+def sign_command(folder: Path, key: Path, version: int | None, purpose: str | None) -> None:
     """Sign BUNDLE, so that devices can refuse any other.
 
     Writes bundle.json.sig, which covers every file of BUNDLE.  Keys are OpenSSL's; the public one goes to the
@@ -25,11 +33,12 @@ def sign_command(folder: Path, key: Path) -> None:
     from sdk.bundle import SIGNATURE
 
     try:
-        signer = sign(folder, key)
+        signer = sign(folder, key, version=version, purpose=purpose)
     except PassphraseNeeded:
         if not _may_ask():
             raise
-        signer = sign(folder, key, click.prompt(f"passphrase of {key}", hide_input=True, err=True))
+        passphrase = click.prompt(f"passphrase of {key}", hide_input=True, err=True)
+        signer = sign(folder, key, passphrase, version=version, purpose=purpose)
     click.echo(f"{folder / SIGNATURE}: signed by the key {signer}")
 
 

@@ -4,6 +4,7 @@ A bundle holds ``bundle.json``, one ONNX file per purifier and classifier (and p
 torch twin's weights, golden outputs for a self-test, and a model card.
 """
 
+from sdk.bundle.coverage import CoveredFile
 from sdk.bundle.files import Bundle, default_bundle, sha256_of, write_manifest
 from sdk.bundle.manifest import (
     MANIFEST,
@@ -23,6 +24,7 @@ __all__ = [
     "SCHEMA",
     "SIGNATURE",
     "Bundle",
+    "CoveredFile",
     "Engine",
     "File",
     "Image",

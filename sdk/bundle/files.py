@@ -18,6 +18,9 @@ from typing import IO
 
 import msgspec
 
+from sdk.bundle._external_data import NotOnnx, has_external_data
+from sdk.bundle._requirements import Requirements
+from sdk.bundle.coverage import CoveredFile, coverage
 from sdk.bundle.manifest import MANIFEST, SCHEMA, SIGNATURE, File, Manifest
 from sdk.errors import BundleError
 from sdk.files import replacing
@@ -55,19 +58,31 @@ class Bundle:
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike[str], *, public_key: str | os.PathLike[str] | None = None
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        public_key: str | os.PathLike[str] | None = None,
+        min_version: int | None = None,
+        purpose: str | None = None,
+        remember_version: bool = False,
     ) -> Bundle:
         """Read and verify the bundle in ``folder``.
 
         Args:
             folder: where it lies.
             public_key: PEM file of the Ed25519 key that must have signed it; None asks for no signature.
+            min_version: the lowest version that the signed manifest may have.
+            purpose: what the signed manifest must name as its purpose, in exactly this spelling.
+            remember_version: refuse a lower version than the highest that this user has opened with this
+                key and purpose, and remember the one that is opened.
 
         Raises:
-            UsageError: ``public_key`` is no such file.
-            BundleError: no bundle there, unsigned or signed by another key, unknown schema, bad field, path
-                outside the folder, missing or changed file.
+            UsageError: ``public_key`` is no such file, or something is asked of a bundle that needs it.
+            BundleError: no bundle there, unsigned or signed by another key, too old or for another purpose,
+                unknown schema, bad field, path outside the folder, missing or changed file.
         """
+        required = Requirements(min_version, purpose, remember_version)
+        required.check(has_key=public_key is not None)
         root = Path(folder).absolute()
         raw = _read_manifest(root)
         signed_by = None
@@ -76,10 +91,14 @@ class Bundle:
 
             signed_by = verify(root, raw, public_key)
         manifest = _decode(raw, root / MANIFEST)
+        if signed_by is not None:
+            required.hold(root, manifest, signed_by)
         for file in dict.fromkeys(manifest.files()):
             if file != manifest.labels:
                 _verify(root, file)
         labels = _labels(root / manifest.labels.file, _read(root, manifest.labels, MAX_LABELS_BYTES))
+        if signed_by is not None:  # only now: a damaged copy must not bar the version before
+            required.remember(root, manifest, signed_by)
         return cls(root, manifest, labels, hashlib.sha256(raw).hexdigest(), signed_by)
 
     @property
@@ -93,9 +112,24 @@ class Bundle:
         Whatever runs or is trusted is made from them: a path could lead to another file by then.
 
         Raises:
-            BundleError: the file is missing, can't be read, or has another sha256 than the manifest says.
+            BundleError: the file is missing, can't be read, or has another sha256 than the manifest says; or
+                it is an engine whose weights lie in other files, which no hash covers.
         """
-        return _read(self.folder, file)
+        content = _read(self.folder, file)
+        if any(file in engine.onnx.values() for engine in self.manifest.engines):
+            _refuse_external_data(self.folder, file, content)
+        return content
+
+    def listed(self, path: str) -> File | None:
+        """The entry of a built engine or its sidecar in the manifest, by its path inside the folder."""
+        return next((file for file in self.manifest.plans if file.file == path), None)
+
+    def coverage(self) -> list[CoveredFile]:
+        """Every file in the folder, by path, and whether the manifest's hashes cover it.
+
+        Files that the manifest lists and that are missing are among them. Every file is read.
+        """
+        return coverage(self.folder, (*self.manifest.files(), *self.manifest.plans))
 
     def path(self, file: File) -> Path:
         """Where a file of the manifest lies on disk, for messages; its content is had by ``read``."""
@@ -213,6 +247,20 @@ def _regular(path: Path, max_bytes: int) -> Iterator[IO[bytes]]:
         if found.st_size > max_bytes:
             raise ValueError(f"expected at most {max_bytes:,} bytes, got {found.st_size:,}")
         yield raw
+
+
+def _refuse_external_data(root: Path, file: File, content: bytes) -> None:
+    try:
+        is_external = has_external_data(content)
+    except NotOnnx as error:
+        raise BundleError(
+            f"bundle {root}: {file.file} is not an ONNX file: {error}", hint="export the bundle again"
+        ) from None
+    if is_external:
+        raise BundleError(
+            f"bundle {root}: {file.file} keeps weights in other files, which no hash covers",
+            hint="don't use this bundle; export it again with the weights inside",
+        )
 
 
 def _check_digest(root: Path, file: File, found: str) -> None:

@@ -93,8 +93,16 @@ class Calibration(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             raise ValueError(f"calibration: expected a temperature > 0, got {self.temperature}")
 
 
-class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """``bundle.json`` as it is on disk; ``robustness`` is what ``edge-train evaluate --gate`` holds."""
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """``bundle.json`` as it is on disk.
+
+    Attributes:
+        robustness: the record that ``edge-train evaluate --gate`` holds.
+        version: a number that grows with each release of the bundle; None where releases aren't counted.
+        purpose: what the bundle is for, such as a product's name; a device can insist on its own.
+        plans: built engines and their sidecars inside the folder. An engine is code, so one that isn't
+            listed here is not loaded from the folder. They are verified when they are read.
+    """
 
     schema: int
     name: str
@@ -109,9 +117,16 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     robustness: File | None = None
     measured: tuple[dict[str, Any], ...] = ()
     provenance: dict[str, Any] = {}
+    version: int | None = None
+    purpose: str | None = None
+    plans: tuple[File, ...] = ()
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
+        if self.version is not None and not 1 <= self.version < 1 << 63:
+            raise ValueError(f"version: expected 1 to 2**63 - 1, got {self.version}")
+        if self.purpose is not None and not self.purpose.strip():
+            raise ValueError("purpose: expected a text, got an empty one")
         for role, engines in (("purifiers", self.purifiers), ("classifiers", self.classifiers)):
             if not engines:
                 raise ValueError(f"{role}: expected at least one, got none")
@@ -142,7 +157,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return tuple(each for each in self.precisions if each != "fp32")
 
     def files(self) -> Iterator[File]:
-        """Every file the manifest names."""
+        """Every file that the manifest names, built engines apart: those are derived and may be absent."""
         yield self.labels
         yield self.golden
         if self.twin is not None:

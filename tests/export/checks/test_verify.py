@@ -20,8 +20,8 @@ from sdk.bundle import MANIFEST, Bundle
 from sdk.bundle.deviation import BOUNDS, Deviation, deviation
 from sdk.errors import GateError, UsageError
 from tests.export.cli.helpers import assert_one_line, run
+from tests.export.helpers import names_in, tree
 from tests.export.spoil import edit_manifest
-from tests.export.test_writer import names_in, tree
 
 
 @pytest.fixture

@@ -15,18 +15,11 @@ from export.torch_to_onnx import ExportError
 from sdk.bundle import MANIFEST, Bundle, default_bundle
 from sdk.errors import GateError, UsageError
 from tests.export.conftest import CONFIG, save_untrained
+from tests.export.helpers import names_in, tree
 from tests.export.spoil import break_engine
 from trainer import checkpoint
 
 LIMIT_BYTES = 40_000_000  # of one bundle that ships inside the package
-
-
-def names_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_bundle_is_whole_and_says_where_it_comes_from(bundle: Bundle) -> None:
@@ -198,7 +191,7 @@ def test_an_empty_folder_may_become_a_bundle(loaded: Any, tmp_path: Path) -> Non
 
 def test_a_classifier_of_ones_own_may_be_of_any_size(tmp_path: Path) -> None:
     """Only bundles that ship in the package have a limit."""
-    classifier = {"kind": "module", "count": 1, "factory": "tests.export.large_classifier:build"}
+    classifier = {"kind": "module", "count": 1, "factory": "tests.export.bundle.large_classifier:build"}
     config = {**CONFIG, "model": {**CONFIG["model"], "classifier": classifier}}
     path = save_untrained(config, tmp_path / "large.pt")
     write_bundle(checkpoint.load_defence(path), tmp_path / "bundle", n_images=1)

@@ -1,0 +1,89 @@
+"""What lies in a bundle's folder, and which of it the manifest's hashes, hence a signature, cover."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sdk.bundle.manifest import MANIFEST, SIGNATURE, File
+
+CHUNK_BYTES = 1 << 20
+
+Coverage = Literal["manifest", "signature", "listed", "changed", "missing", "not covered"]
+
+
+@dataclass(frozen=True)
+class CoveredFile:
+    """One file of a bundle's folder.
+
+    Attributes:
+        file: its path inside the folder, with forward slashes.
+        size_bytes: None where it is missing, or is no regular file.
+        coverage: "manifest" and "signature" are ``bundle.json`` and its signature; "listed" has the sha256
+            that the manifest names, "changed" has another, "missing" is listed and isn't there; "not covered"
+            is a file that nothing vouches for and that the runtime doesn't use.
+    """
+
+    file: str
+    size_bytes: int | None
+    coverage: Coverage
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether a valid signature of the manifest vouches for this very content."""
+        return self.coverage in ("manifest", "listed")
+
+
+def coverage(root: Path, listed: Iterable[File]) -> list[CoveredFile]:
+    """Compare the folder ``root`` with what its manifest lists, by path."""
+    expected = {file.file: file.sha256 for file in listed}
+    found = dict(_walk(root))
+    files = []
+    for name in sorted(expected.keys() | found.keys()):
+        path = root / name
+        size = _size(path)
+        if name == MANIFEST:
+            files.append(CoveredFile(name, size, "manifest"))
+        elif name == SIGNATURE:
+            files.append(CoveredFile(name, size, "signature"))
+        elif name not in expected:
+            files.append(CoveredFile(name, size, "not covered"))
+        elif size is None and not path.is_symlink() and not path.exists():
+            files.append(CoveredFile(name, None, "missing"))
+        else:
+            same = size is not None and _sha256(path) == expected[name]
+            files.append(CoveredFile(name, size, "listed" if same else "changed"))
+    return files
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every entry that isn't a folder; a link to a folder counts as an entry and isn't followed."""
+    for folder, subfolders, names in os.walk(root):
+        links = [name for name in subfolders if Path(folder, name).is_symlink()]
+        for name in (*names, *links):
+            path = Path(folder, name)
+            yield path.relative_to(root).as_posix(), path
+
+
+def _size(path: Path) -> int | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _sha256(path: Path) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError:
+        return None
+    return digest.hexdigest()
