@@ -24,6 +24,7 @@ from sdk.cli.terminal import echo, printable
 from sdk.errors import EdgePurifyError, UsageError
 
 NO_OPENCV = "pip install 'edge-purify[opencv]', or on a Jetson apt install python3-opencv"
+_OF_WRITING = {errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPIPE}
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # new in click 8.2
 
 
@@ -154,11 +155,9 @@ def _of_the_system(error: OSError) -> str:
     what = error.strerror or str(error)
     if error.filename is not None:
         return f"{printable(os.fsdecode(error.filename))}: {what}"
-    try:
-        sys.stdout.flush()  # what it couldn't write, it still holds
-    except OSError:
-        return "standard output: is closed" if error.errno == errno.EBADF else f"standard output: {what}"
-    return what
+    if error.errno not in _OF_WRITING:
+        return what
+    return f"standard output: {'is closed' if error.errno == errno.EBADF else what}"
 
 
 def _open_closed_streams() -> None:

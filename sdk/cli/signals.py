@@ -94,13 +94,16 @@ class Stops:
         _thread.start_new_thread(self._end_if_stuck, (reading,))
 
     def _end_if_stuck(self, reading: int) -> None:
-        while not set(os.read(reading, 64)) & self._before.keys():
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        while not (came := set(os.read(reading, 64)) & self._before.keys()):
             pass  # some other signal's number
         began = time.monotonic()
         while not self.received:  # no lock, which a handler could find taken by what it interrupts
             if time.monotonic() - began > DELIVERY_S:
                 self._end(f"native code didn't return within {DELIVERY_S:.0f} s")
             time.sleep(0.05)
+            if not self.received:  # another thread got it, so the main one may be asleep still
+                signal.pthread_kill(threading.main_thread().ident or 0, next(iter(came)))
         time.sleep(FINISH_S)
         self._end(f"it didn't end within {FINISH_S:.0f} s")
 
