@@ -1,46 +1,31 @@
 """Live sources: cameras and network streams, of which only the newest frame is worth a purifier's time.
 
-A thread grabs frames as they come and keeps the last one; whoever iterates gets that, and what came while it
-was busy is dropped.  Without it the driver's or FFmpeg's hidden buffer would fill, and delay every result.
-
-A stream that is lost is opened again, at growing intervals; a camera that is lost is an error.  Opening
-happens on a thread as well, so that Ctrl-C works while a host doesn't answer.
+A thread grabs frames as they come and keeps the last one: whoever iterates gets that one, and frames that
+came in the meantime are dropped. Without it the driver's or FFmpeg's hidden buffer would fill, and delay
+every result. A stream that is lost is opened again, at growing intervals; a camera that is lost is an error.
 """
 
 from __future__ import annotations
 
-import re
-import sys
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
-
-import cv2
 
 from sdk.errors import SourceError
 from sdk.sources.source import Frame, Source, frame_rate
-from sdk.sources.video import Video, log
+from sdk.sources.state import SourceState
+from sdk.sources.stream import READ_TIMEOUT_S
 
-STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt")
-OPEN_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 10.0
+log = logging.getLogger("sdk.sources")
+
 PATIENCE_S = 60.0  # how long a lost stream may stay away
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
+_POLL_S = 0.25
+STALLED_S = 2.0  # without a frame, a source isn't live; slower ones are given three of their frames' time
 
-_STREAM_OPTIONS = [
-    cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(OPEN_TIMEOUT_S * 1e3),
-    cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT_S * 1e3),
-]  # fmt: skip
-_CSI_PIPELINE = (
-    "nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM), width=1280, height=720, format=NV12,"
-    " framerate=30/1 ! nvvidconv ! video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR"
-    " ! appsink drop=true max-buffers=1 sync=false"
-)
-
-Connect = Callable[[], Any]  # opens a cv2.VideoCapture
+Connect = Callable[[], Any]  # opens a capture, with the methods of cv2.VideoCapture
 
 
 class Live(Source):
@@ -48,8 +33,8 @@ class Live(Source):
 
     Args:
         name: what messages and frames call it.
-        capture: an open ``cv2.VideoCapture``; this object owns it.
-        reconnect: opens it anew when it is lost; None where that is an error at once.
+        capture: an open ``cv2.VideoCapture``, or what has its methods; this object owns it.
+        reconnect: opens it again when it is lost; None where that is an error at once.
         patience_s: how long to try, from the last frame on.
         first_retry_s: the wait before the first try; it doubles up to ``LONGEST_RETRY_S``.
     """
@@ -67,6 +52,7 @@ class Live(Source):
     ) -> None:
         self.name = name
         self.fps = frame_rate(capture)
+        self._stalled_s = max(STALLED_S, 3 / self.fps if self.fps else 0.0)
         self._reconnect = reconnect
         self._patience_s = patience_s
         self._first_retry_s = first_retry_s
@@ -82,14 +68,25 @@ class Live(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._newest is not None or self._ended)
-                frame, self._newest = self._newest, None
+            frame = self._next()
             if frame is None or self._stop.is_set():
                 break
             yield frame
         if self._error is not None and not self._stop.is_set():
             raise self._error
+
+    def _next(self) -> Frame | None:
+        """The newest frame as soon as there is one; None at the end."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest is not None or self._ended, timeout=_POLL_S)
+                frame, self._newest = self._newest, None
+                ended = self._ended
+            if frame is not None or ended:
+                return frame
+            silent_s = time.monotonic() - self._last_frame
+            if self.state is SourceState.LIVE and silent_s > self._stalled_s:
+                self.report(SourceState.STALLED, f"no frame for {silent_s:.1f} s")
 
     def close(self) -> None:
         self._stop.set()
@@ -117,6 +114,7 @@ class Live(Source):
             self._last_frame = now
             frame = Frame(image, self._n_grabbed, self.name, now - self._began)
             self._n_grabbed += 1
+            self.report(SourceState.LIVE)
             with self._changed:
                 self._newest = frame
                 self._changed.notify_all()
@@ -128,15 +126,17 @@ class Live(Source):
             return None
         if self._reconnect is None:
             raise SourceError(
-                f"{self.name}: lost after {self._n_grabbed} frames, {reason}; is it still plugged in?"
+                f"{self.name}: lost after {self._n_grabbed} frames, {reason}", hint="is it still plugged in?"
             )
         log.warning("%s: %s; connecting again", self.name, reason)
+        self.report(SourceState.CONNECTING, reason)
         wait_s = self._first_retry_s
         while not self._stop.wait(wait_s):
             if time.monotonic() - self._last_frame > self._patience_s:
                 raise SourceError(
                     f"{self.name}: lost after {self._n_grabbed} frames, {reason}, and not back within "
-                    f"{self._patience_s:.0f} s; check the sender and the network"
+                    f"{self._patience_s:.0f} s",
+                    hint="check the sender and the network",
                 )
             capture = self._reconnect()
             if capture.isOpened():
@@ -149,96 +149,3 @@ class Live(Source):
             self._error = self._error or error
             self._ended = True
             self._changed.notify_all()
-
-
-def open_camera(camera: int | str) -> Live:
-    """Open a local camera by number or device path.
-
-    Raises:
-        SourceError: there is none, or it can't be opened; names the cameras there are.
-    """
-    digits = str(camera).removeprefix("/dev/video")
-    if not re.fullmatch("[0-9]{1,9}", digits):  # OpenCV takes a C int
-        raise SourceError(f"camera {camera}: expected a number from 0, or a device such as /dev/video0")
-    number, name = int(digits), f"camera {digits}"
-    backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
-    capture = _open_interruptibly(lambda: cv2.VideoCapture(number, backend))
-    if not capture.isOpened():
-        raise SourceError(f"{name}: {_why_no_camera(number)}")
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    return Live(name, capture)
-
-
-def open_stream(url: str) -> Source:
-    """Open a network stream, a video on a web server (every frame, if its length is known), or ``csi://N``.
-
-    Raises:
-        SourceError: an unknown scheme, or nothing that can be read there; the URL's password is masked.
-    """
-    scheme, name = url.partition("://")[0].lower(), redact(url)
-    if scheme == "csi":
-        return _open_csi(url)
-    if scheme not in STREAM_SCHEMES:
-        raise SourceError(f"{name}: expected a URL of {', '.join(STREAM_SCHEMES)} or csi, got {scheme}")
-
-    def connect() -> Any:
-        return cv2.VideoCapture(url, cv2.CAP_FFMPEG, _STREAM_OPTIONS)
-
-    capture = _open_interruptibly(connect)
-    if not capture.isOpened():
-        raise SourceError(
-            f"{name}: no video there; check address, user and password, and that this machine reaches it"
-        )
-    if scheme.startswith("http") and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
-        return Video(name, capture, None)
-    return Live(name, capture, reconnect=connect)
-
-
-def redact(url: str) -> str:
-    """The URL less what may be a secret: user and password, and whatever follows a ``=``."""
-    url = re.sub(r"://[^/?]*@", "://***@", url)  # up to the last @, since a password may hold one
-    url = re.sub(r"=[^&\s]*", "=***", url)
-    return re.sub(r"://.*@", "://***@", url)  # or a slash
-
-
-def _open_csi(url: str) -> Live:
-    sensor = url.partition("://")[2].rstrip("/")
-    if not (sensor.isascii() and sensor.isdecimal()):
-        raise SourceError(f"{url}: expected csi:// and a sensor's number, such as csi://0")
-    if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
-        raise SourceError(
-            f"{url}: this OpenCV ({cv2.__version__}) has no GStreamer, which CSI cameras need; on a Jetson, "
-            "remove pip's opencv-python so that JetPack's own is found"
-        )
-    pipeline = _CSI_PIPELINE.format(sensor=sensor)
-    capture = _open_interruptibly(lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER))
-    if not capture.isOpened():
-        raise SourceError(
-            f"{url}: the camera can't be opened; check its cable, and 'systemctl restart nvargus-daemon'"
-        )
-    return Live(url, capture)
-
-
-def _open_interruptibly(connect: Connect) -> Any:
-    """Run ``connect`` on a thread and wait for it where Ctrl-C gets through; inside OpenCV it doesn't."""
-    opened: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            opened.set_result(connect())
-        except BaseException as error:
-            opened.set_exception(error)
-
-    threading.Thread(target=run, name="connect", daemon=True).start()
-    return opened.result()
-
-
-def _why_no_camera(number: int) -> str:
-    devices = sorted(
-        int(path.name[5:]) for path in Path("/dev").glob("video[0-9]*") if path.name[5:].isdecimal()
-    )
-    if number in devices:
-        return "can't be opened; does another program hold it, and is this user in the group 'video'?"
-    if not devices:
-        return "no such camera; this machine has none, plug one in or give --source a file"
-    return f"no such camera; this machine has {', '.join(map(str, devices))} (some may not be cameras)"

@@ -1,40 +1,90 @@
-"""Open a source of frames by what it is called: a camera, a stream, a video, a picture, a folder or glob."""
+"""Open a source of frames by its name: a camera, a stream, a video, a picture, a folder, a glob or a list."""
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
+
+import cv2
 
 from sdk.errors import SourceError
-from sdk.sources import live, pictures
-from sdk.sources.opencv import quiet_opencv
+from sdk.sources import camera, pictures, pyav, stream
+from sdk.sources.content import Kind, kind_of, shown
+from sdk.sources.lists import specs_of
+from sdk.sources.live import Live
+from sdk.sources.opencv import OpenCvVideo, quiet_opencv
 from sdk.sources.roi import Roi
-from sdk.sources.source import Frame, Source
-from sdk.sources.state import Observer
-from sdk.sources.video import open_video
+from sdk.sources.source import Frame, Source, in_background
+from sdk.sources.state import Observer, SourceState
+from sdk.sources.stream import Trust
+from sdk.sources.video import Video, open_video
+
+log = logging.getLogger("sdk.sources")
+
+Spec = int | str | os.PathLike[str]
+OnUnreadable = Literal["raise", "skip"]
 
 
-def open_source(spec: int | str | os.PathLike[str], *, roi: Roi | Sequence[Roi] | None = None) -> Source:
+def open_source(
+    spec: Spec,
+    *,
+    roi: Roi | Sequence[Roi] | None = None,
+    on_unreadable: OnUnreadable = "raise",
+    trust: Trust | None = None,
+) -> Source:
     """Open a source of frames.
 
     Args:
-        spec: a camera's number (``0`` or ``"0"``) or device (``/dev/video0``); a video or picture file; a
-            folder of pictures, in natural order, or a glob (quote it from the shell); ``rtsp://…``,
-            ``http://…`` and the like; ``csi://0``, a Jetson's CSI camera.
+        spec: a camera's number (``0`` or ``"0"``) or device (``/dev/video0``); a video or picture file, or a
+            pipe; a folder of pictures, in natural order, or a glob (quote it from the shell); a text file, or
+            ``@FILE``, with one of these a line; ``env:NAME``, the value of an environment variable;
+            ``rtsp://…``, ``http://…`` and the like; ``csi://0``, a Jetson's CSI camera.
         roi: the part of every frame that is to be purified, or several, each to be purified by itself.
+        on_unreadable: "raise" at a picture that can't be read, or "skip" it: its Frame says why.
+        trust: whose certificates are believed, of https and rtsps; the system's authorities by default.
 
     Raises:
-        SourceError: there is no such thing, it can't be opened, or it holds no frame.
+        SourceError: there is no such thing, it can't be opened, it holds no frame, or it is a list of several
+            sources, which ``open_sources`` opens.
     """
-    try:
-        source = _open(spec)
-    except OSError as error:
-        raise SourceError(f"{spec}: can't be read: {error.strerror}") from None
+    opened = open_sources(spec, roi=roi, on_unreadable=on_unreadable, trust=trust)
+    if len(opened) > 1:
+        for source in opened:
+            source.close()
+        raise SourceError(
+            f"{_shown(spec)}: a list of {len(opened)} sources",
+            hint="open them by open_sources, and run them together",
+        )
+    return opened[0]
+
+
+def open_sources(
+    spec: Spec,
+    *,
+    roi: Roi | Sequence[Roi] | None = None,
+    on_unreadable: OnUnreadable = "raise",
+    trust: Trust | None = None,
+) -> list[Source]:
+    """Open all that ``spec`` stands for: the sources of a list, or the one that it names.
+
+    A list of pictures is one source. Arguments and errors are those of ``open_source``; if one can't be
+    opened, those before it are closed.
+    """
+    quiet_opencv()
     rois = (roi,) if isinstance(roi, Roi) else tuple(roi or ())
-    return WithRoi(source, rois) if rois else source
+    with ExitStack() as stack:
+        sources = []
+        for one in _opened(spec, on_unreadable, trust or Trust()):
+            stack.callback(one.close)
+            sources.append(WithRoi(one, rois) if rois else one)
+        stack.pop_all()
+    return sources
 
 
 class WithRoi(Source):
@@ -51,6 +101,9 @@ class WithRoi(Source):
     def __iter__(self) -> Iterator[Frame]:
         only = self._rois[0] if len(self._rois) == 1 else None
         for frame in self._source:
+            if frame.error is not None:
+                yield frame
+                continue
             for roi in self._rois:
                 roi.check(frame.image, frame.source)
             yield replace(frame, roi=only, rois=self._rois)
@@ -58,35 +111,114 @@ class WithRoi(Source):
     def observe(self, observer: Observer | None) -> None:
         self._source.observe(observer)
 
+    def report(self, state: SourceState, reason: str | None = None) -> None:
+        self._source.report(state, reason)
+
     def close(self) -> None:
         self._source.close()
 
 
-def _open(spec: int | str | os.PathLike[str]) -> Source:
-    quiet_opencv()
+def _opened(spec: Spec, on_unreadable: OnUnreadable, trust: Trust) -> Iterator[Source]:
+    try:
+        specs = specs_of(spec)
+        if specs != [spec]:  # a list
+            paths = [Path(one) for one in specs if not isinstance(one, int)]
+            if len(paths) == len(specs) and all(pictures.is_picture(path) for path in paths):
+                yield pictures.Pictures(_shown(spec), paths, on_unreadable)
+                return
+        for one in specs:
+            yield _open(one, on_unreadable, trust)
+    except OSError as error:
+        raise SourceError(f"{_shown(spec)}: can't be read: {error.strerror}") from None
+
+
+def _open(spec: Spec, on_unreadable: OnUnreadable, trust: Trust) -> Source:
     if isinstance(spec, int):
-        return live.open_camera(spec)
+        return camera.open_camera(spec)
     text = os.fspath(spec)
     if isinstance(spec, str):
         if text.isascii() and text.isdecimal():
-            return live.open_camera(text)
+            return camera.open_camera(text)
         if "://" in text:
-            return live.open_stream(text)
+            return open_stream(text, trust)
     device = os.path.realpath(text)  # udev's names, such as /dev/v4l/by-id/…, are links
     if device.startswith("/dev/video"):
-        return live.open_camera(device)
-    return _open_path(text)
+        return camera.open_camera(device)
+    return _open_path(text, on_unreadable)
 
 
-def _open_path(text: str) -> Source:
+def _open_path(text: str, on_unreadable: OnUnreadable) -> Source:
     path = Path(text)
     if path.is_dir():
-        return pictures.of_folder(path)
+        return pictures.of_folder(path, on_unreadable)
     if path.exists():
-        is_picture = path.suffix.lower() in pictures.PICTURE_SUFFIXES
-        return pictures.Pictures(text, [path]) if is_picture else open_video(path)
+        kind = kind_of(path)
+        if kind is Kind.PICTURE:
+            return pictures.Pictures(shown(text), [path], on_unreadable)
+        if kind is Kind.TEXT:
+            raise SourceError(
+                f"{shown(text)}: a text file, neither a video nor a picture",
+                hint="a list in a list isn't followed",
+            )
+        return open_video(path, kind)
     if glob.has_magic(text):
-        return pictures.of_glob(text)
+        return pictures.of_glob(text, on_unreadable)
     raise SourceError(
-        f"{text}: no such file or folder; give a camera number, video, picture, folder, glob or URL"
+        f"{shown(text)}: no such file or folder",
+        hint="give a camera number, video, picture, folder, glob, list or URL",
     )
+
+
+def open_stream(url: str, trust: Trust) -> Source:
+    """Open a network stream, a video on a web server (every frame, if its length is known), or ``csi://N``.
+
+    Raises:
+        SourceError: an unknown scheme, a certificate that can't be verified, or nothing that can be read
+            there; only the URL's scheme and host are named.
+    """
+    if stream.require_known_scheme(url) == "csi":
+        return camera.open_csi(url)
+    name = stream.redact(url)
+    options = stream.ffmpeg_options(url, trust)
+    connect = _by_opencv(url, options) if pyav.av is None else _by_pyav(url, name, options, trust)
+    capture = in_background(connect)
+    if not capture.isOpened():
+        raise stream.verification_failed(url, trust) or SourceError(
+            f"{name}: no video there",
+            hint="check address, user and password, and that this machine reaches it",
+        )
+    is_file = url.lower().startswith("http")
+    if isinstance(capture, pyav.StreamCapture):
+        if is_file and capture.decoder.duration_s is not None:
+            return Video(name, capture.decoder, None, remote=True, opened=None)
+    elif is_file and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+        is_estimate = url.partition("?")[0].lower().endswith((".mkv", ".webm"))
+        return OpenCvVideo(name, capture, None, remote=True, is_estimate=is_estimate)
+    return Live(name, capture, reconnect=connect)
+
+
+def _by_opencv(url: str, options: dict[str, str]) -> Any:
+    def connect() -> Any:
+        stream.set_for_opencv(options)
+        timeouts = [
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(stream.OPEN_TIMEOUT_S * 1e3),
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(stream.READ_TIMEOUT_S * 1e3),
+        ]  # fmt: skip
+        return cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
+
+    return connect
+
+
+def _by_pyav(url: str, name: str, options: dict[str, str], trust: Trust) -> Any:
+    def connect() -> Any:
+        try:
+            return pyav.StreamCapture(pyav.Decoder(url, name, options, trust=trust))
+        except pyav.ERRORS:
+            return pyav.Unopened()
+
+    return connect
+
+
+def _shown(spec: Spec) -> str:
+    text = str(spec) if isinstance(spec, int) else os.fspath(spec)
+    return stream.redact(text) if "://" in text else shown(text)

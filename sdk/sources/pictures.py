@@ -1,57 +1,100 @@
-"""Pictures as a source: a file, a folder of them, a glob."""
+"""Pictures as a source: a file, a folder of them, a glob, a list."""
 
 from __future__ import annotations
 
 import glob
+import logging
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from sdk.arrays import Pixels
 from sdk.errors import SourceError
 from sdk.sources import truncation
+from sdk.sources.content import Kind, kind_of, shown
 from sdk.sources.source import Frame, Source
+from sdk.sources.state import SourceState
+
+log = logging.getLogger("sdk.sources")
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_MISSING = (64, 64)  # height and width of the black picture in the place of one that can't be read
 
 
 class Pictures(Source):
-    """Picture files, each decoded when its turn comes; one that can't be is an error, never skipped."""
+    """Picture files, each decoded when its turn comes.
 
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+    Args:
+        name: what messages call it.
+        paths: of the files.
+        on_unreadable: "raise" at one that can't be read, or "skip" it: its Frame has an ``error``.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path], on_unreadable: str = "raise") -> None:
         self.name = name
         self.total = len(paths)
         self._paths = paths
+        self._skip = on_unreadable == "skip"
 
     def __iter__(self) -> Iterator[Frame]:
+        self.report(SourceState.LIVE)
         for index, path in enumerate(self._paths):
-            yield Frame(read_picture(path), index, str(path))
+            try:
+                frame = Frame(read_picture(path), index, shown(path))
+            except SourceError as error:
+                if not self._skip:
+                    raise
+                black = np.zeros((*_MISSING, 3), np.uint8)
+                frame = Frame(black, index, shown(path), error=str(error))
+            yield frame
+        self.report(SourceState.ENDED)
 
 
-def of_folder(folder: Path) -> Pictures:
-    """The pictures in a folder, in natural order.
-
-    Raises:
-        SourceError: there is none.
-    """
-    paths = _pictures([entry for entry in folder.iterdir() if not entry.name.startswith(".")])
-    return Pictures(str(folder), _require_pictures(paths, f"folder {folder}"))
-
-
-def of_glob(pattern: str) -> Pictures:
-    """The pictures whose names match, in natural order.
+def of_folder(folder: Path, on_unreadable: str = "raise") -> Pictures:
+    """The pictures in a folder, in natural order; the log says what else is in it.
 
     Raises:
         SourceError: there is none.
     """
-    paths = _pictures([Path(match) for match in glob.glob(pattern, recursive=True)])  # noqa: PTH207 - absolute too
-    return Pictures(pattern, _require_pictures(paths, f"glob {pattern}"))
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return Pictures(shown(folder), _chosen(entries, f"folder {shown(folder)}"), on_unreadable)
 
 
-def read_picture(path: Path) -> npt.NDArray[np.uint8]:
+def of_glob(pattern: str, on_unreadable: str = "raise") -> Pictures:
+    """The pictures whose names match, in natural order, each once whichever links lead to its folder.
+
+    Raises:
+        SourceError: there is none.
+    """
+    entries: dict[str, Path] = {}
+    n_found = 0
+    for match in glob.iglob(pattern, recursive=True):  # noqa: PTH207 - absolute too
+        n_found += 1
+        folder, name = os.path.split(match)
+        entries.setdefault(os.path.join(os.path.realpath(folder), name), Path(match))  # noqa: PTH118
+    if n_found > len(entries):
+        log.warning(
+            "glob %s: %d names lead to files that were found already, through links, and are left out",
+            shown(pattern),
+            n_found - len(entries),
+        )
+    return Pictures(shown(pattern), _chosen(list(entries.values()), f"glob {shown(pattern)}"), on_unreadable)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture by its content; False if it can't be read or isn't served."""
+    try:
+        return kind_of(path) is Kind.PICTURE
+    except (OSError, SourceError):
+        return False
+
+
+def read_picture(path: Path) -> Pixels:
     """The picture in a file, (H, W, 3) uint8 BGR.
 
     Raises:
@@ -67,27 +110,45 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
             else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         )
     except OSError as error:
-        raise SourceError(f"{path}: can't be read: {error.strerror}") from None
+        raise SourceError(f"{shown(path)}: can't be read: {error.strerror}") from None
     except cv2.error:  # an empty file, or more pixels than OpenCV allows
         image = None
     if image is None:
-        raise SourceError(f"{path}: not a picture, or a damaged one; get it again or take it out")
+        raise SourceError(
+            f"{shown(path)}: not a picture, or a damaged one", hint="get it again or take it out"
+        )
+    if truncation.has_more_pictures(data):
+        log.warning("%s: holds several pictures; the first is taken", shown(path))
     return image  # type: ignore[no-any-return]
 
 
-def _pictures(entries: Sequence[Path]) -> list[Path]:
-    found = [entry for entry in entries if entry.suffix.lower() in PICTURE_SUFFIXES and entry.is_file()]
-    return sorted(found, key=lambda entry: _natural(str(entry)))
+def _chosen(entries: Sequence[Path], where: str) -> list[Path]:
+    """The pictures among ``entries``, by their suffix, in natural order; says what is left out.
+
+    Raises:
+        SourceError: there is none.
+    """
+    paths = [entry for entry in entries if entry.suffix.lower() in PICTURE_SUFFIXES and entry.is_file()]
+    chosen = set(paths)
+    others = _kinds([entry for entry in entries if entry not in chosen])
+    kinds = " ".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES))
+    if not paths:
+        found = f", but {others}" if others else ""
+        raise SourceError(f"{where}: no picture in it{found}", hint=f"expected files of the kinds {kinds}")
+    if others:
+        log.warning("%s: %d pictures; left out: %s", where, len(paths), others)
+    return sorted(paths, key=lambda entry: _natural(str(entry)))
+
+
+def _kinds(entries: Sequence[Path]) -> str:
+    """Entries by kind, such as ``2 .mp4, 1 folder``; empty for none."""
+    counts = Counter(
+        "folder" if entry.is_dir() else entry.suffix.lower() or "without suffix" for entry in entries
+    )
+    return ", ".join(f"{n} {kind}{'s' * (n > 1 and kind == 'folder')}" for kind, n in counts.most_common())
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
     """Sort key that puts frame-9 before frame-10."""
     parts = re.split(r"(\d+)", name)  # text and numbers take turns, so like is compared with like
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
-
-
-def _require_pictures(paths: list[Path], where: str) -> list[Path]:
-    if not paths:
-        kinds = " ".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES))
-        raise SourceError(f"{where}: no picture in it; expected files of the kinds {kinds}")
-    return paths

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,6 +19,7 @@ from sdk.sources.state import Observer, SourceEvent, SourceState
 MAX_FPS = 1000.0  # streams that don't know their rate give their clock's, such as 90000
 
 _Self = TypeVar("_Self", bound="Source")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Frame:
         time_s: seconds since the source's beginning; None for pictures, which have no time.
         roi: the part of the picture that is to be purified; None is all of it, or several.
         rois: the parts of the picture that are to be purified, each by itself; empty is the whole picture.
+        error: why there is no picture, where the source skips what it can't read; ``image`` is black then.
     """
 
     image: Pixels
@@ -38,6 +42,7 @@ class Frame:
     time_s: float | None = None
     roi: Roi | None = None
     rois: tuple[Roi, ...] = ()
+    error: str | None = None
 
     @property
     def region(self) -> Pixels:
@@ -72,9 +77,9 @@ class Source(ABC):
         """Report every change of state from now on to ``observer``; None ends that."""
         self._observer = observer
 
-    def _report(self, state: SourceState, reason: str | None = None) -> None:
-        """Note a state; the observer hears of it if it is another one."""
-        if state is self.state and state is not SourceState.FAILED:
+    def report(self, state: SourceState, reason: str | None = None) -> None:
+        """Note a state; the observer hears of it if it is another one, and nothing follows the last one."""
+        if state is self.state or self.state in (SourceState.ENDED, SourceState.FAILED):
             return
         self.state = state
         if self._observer is not None:
@@ -102,5 +107,23 @@ class Source(ABC):
 
 def frame_rate(capture: Any) -> float | None:
     """Frames a second as a ``cv2.VideoCapture`` has it; None where it can't be that."""
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-    return fps if 0 < fps <= MAX_FPS else None
+    return sane_rate(float(capture.get(cv2.CAP_PROP_FPS)))
+
+
+def sane_rate(fps: float | None) -> float | None:
+    """``fps``, or None where it can't be a frame rate."""
+    return fps if fps is not None and 0 < fps <= MAX_FPS else None
+
+
+def in_background(work: Callable[[], T]) -> T:
+    """The result of ``work``, done on a thread: Ctrl-C gets through while a host or a pipe doesn't answer."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="connect", daemon=True).start()
+    return done.result()

@@ -1,15 +1,17 @@
-"""Is a media file whole?  The file itself says so; OpenCV reports damage as a mere end of the stream.
+"""Outer structure of a media file: whether the file ends before it does.
 
-OpenCV's frame count can't tell: for Matroska and others it is the duration times a guessed frame rate, too
-high in healthy files whose sound outlasts their picture.  The sizes in the outer structure can.
+For files without an index that says more. A frame count can't tell: for Matroska and others it is the
+duration times a guessed frame rate, too high in healthy files whose sound outlasts their picture.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
+_MP4_MEDIA_BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"styp", b"sidx")
 _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -58,21 +60,74 @@ def is_damaged_png(data: bytes) -> bool:
     return True
 
 
+def has_more_pictures(data: bytes) -> bool:
+    """Whether a picture file holds several: pages of a TIFF, or an animation in PNG or WebP."""
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+        at = int.from_bytes(data[4:8], order)
+        n_entries = int.from_bytes(data[at : at + 2], order)
+        return int.from_bytes(data[at + 2 + 12 * n_entries : at + 6 + 12 * n_entries], order) != 0
+    if data.startswith(_PNG):
+        return b"acTL" in data[: data.find(b"IDAT")]
+    return data[8:12] == b"WEBP" and data[12:16] == b"VP8X" and b"ANIM" in data[:64]
+
+
+def shown_duration_s(path: Path) -> float | None:
+    """Seconds that an MP4's edit lists show, of its longest track; None where it has no edit list."""
+    with path.open("rb") as stream:
+        data = _movie_box(stream, path.stat().st_size)
+    header = data.find(b"mvhd")
+    if header < 0 or b"elst" not in data:
+        return None
+    at = header + 4
+    timescale = int.from_bytes(data[at + 20 : at + 24] if data[at] else data[at + 12 : at + 16], "big")
+    longest, at = 0, data.find(b"elst")
+    while at >= 0 and timescale:
+        is_long, n_edits = data[at + 4], int.from_bytes(data[at + 8 : at + 12], "big")
+        size = 20 if is_long else 12
+        edits = [data[at + 12 + i * size : at + 12 + (i + 1) * size] for i in range(min(n_edits, 1000))]
+        width = 8 if is_long else 4
+        longest = max(
+            longest,
+            sum(
+                int.from_bytes(edit[:width], "big")
+                for edit in edits
+                if int.from_bytes(edit[width : 2 * width], "big", signed=True) >= 0  # -1 is a pause
+            ),
+        )
+        at = data.find(b"elst", at + 4)
+    return longest / timescale if timescale and longest else None
+
+
+def _movie_box(stream: BinaryIO, file_size: int) -> bytes:
+    """The contents of ``moov``; empty where there is none."""
+    for name, start, end in _mp4_boxes(stream, file_size):
+        if name == b"moov":
+            stream.seek(start)
+            return stream.read(min(end, file_size) - start)
+    return b""
+
+
 def _mp4_end(stream: BinaryIO, file_size: int) -> int:
-    """Where the last box ends.  ISO/IEC 14496-12, 4.2: size 1 means a 64-bit size follows, 0 'to the end'."""
+    """Where the last box of the video ends; what a camera or a tag writer put behind it is no part of it."""
+    ends = [end for name, _, end in _mp4_boxes(stream, file_size) if name in _MP4_MEDIA_BOXES]
+    return max(ends, default=file_size + 1)
+
+
+def _mp4_boxes(stream: BinaryIO, file_size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of the outer boxes. ISO/IEC 14496-12, 4.2: size 1 means a 64-bit size follows, 0
+    'to the end'."""
     position = 0
     while position < file_size:
         stream.seek(position)
         header = stream.read(16)
-        if len(header) < 8:
-            return file_size + 1
         size = int.from_bytes(header[:4], "big")
         if size == 1:
             size = int.from_bytes(header[8:16], "big")
         if size < 8:
-            return file_size
+            size = file_size - position
+        yield header[4:8], position, position + size
         position += size
-    return position
 
 
 def _riff_end(stream: BinaryIO, file_size: int) -> int:

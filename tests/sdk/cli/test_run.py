@@ -137,7 +137,7 @@ def test_cut_video_keeps_the_frames_before(
     assert err[0].startswith(f"{n_readable} frames in ")
     assert err[-1] == (
         f"edge-purify: error: {clip}: ended after {n_readable} of {N_FRAMES} frames: "
-        "the file is cut short, get it again"
+        "the file is cut short; get it again"
     )
     assert count_frames(saved) == len(read_records(lines)) == n_readable
 
@@ -249,7 +249,7 @@ def test_mistake_is_one_line(
     [
         (["--camera", "63"], 1, "camera 63: no such camera"),
         (["--source", "nowhere.mp4"], 1, "nowhere.mp4: no such file or folder"),
-        (["--source", "rtsp://admin:hunter2@127.0.0.1:9/1"], 1, "rtsp://***@127.0.0.1:9/1: no video there"),
+        (["--source", "rtsp://admin:hunter2@127.0.0.1:9/1"], 1, "rtsp://127.0.0.1: no video there"),
         (["--source", "CLIP", "--save", "nowhere/out.mp4"], 1, "nowhere/out.mp4: can't be written"),
         (["--source", "CLIP", "--save", "out.gif"], 2, "--save out.gif: expected a video's suffix"),
         (["--source", "CLIP", "--json", "nowhere/out"], 1, "nowhere/out: can't be written"),

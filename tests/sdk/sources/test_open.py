@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.errors import SourceError
-from sdk.sources import Frame, Source, open_source
-from sdk.sources.live import Live, redact
+from sdk.sources import Frame, Source, open_source, pyav
+from sdk.sources.live import Live
 from sdk.sources.source import frame_rate
+from sdk.sources.stream import redact
 from tests.sdk.conftest import (
     CODECS,
     N_FRAMES,
@@ -26,6 +27,13 @@ from tests.sdk.conftest import (
     wait_until,
     write_video,
 )
+
+
+@pytest.fixture(autouse=True, params=["pyav", "opencv"])
+def _reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test holds for both readers."""
+    if request.param == "opencv":
+        monkeypatch.setattr(pyav, "av", None)
 
 
 def read_until_error(source: Source) -> tuple[list[Frame], str]:
@@ -60,14 +68,14 @@ def test_cut_video_gives_the_frames_before_the_damage(
     frames, message = read_until_error(open_source(path))
     n_readable = count_frames(path)
     assert 0.3 * share * N_FRAMES < n_readable < N_FRAMES
-    assert len(frames) == n_readable
-    assert f"{path}: ended after {n_readable} of {N_FRAMES} frames" in message
+    assert n_readable - 1 <= len(frames) <= n_readable, "OpenCV gives half of the frame at the cut as well"
+    assert f"{path}: ended after {len(frames)} of {N_FRAMES} frames" in message
     assert capfd.readouterr().err == "", "OpenCV and FFmpeg must not speak beside our error"
 
 
 def test_mp4_that_lost_its_index_is_refused_at_once(tmp_path: Path) -> None:
     path = cut(write_video(tmp_path / "clip.mp4"), 0.9)
-    with pytest.raises(SourceError, match=r"clip.mp4: a damaged video, .* cut short, get it again"):
+    with pytest.raises(SourceError, match=r"clip.mp4: a damaged video, .* cut short; get it again"):
         open_source(path)
 
 
@@ -96,7 +104,7 @@ def test_whole_matroska_with_too_high_a_frame_count_is_no_error(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "the file is empty"), (b"meeting at ten\n" * 50, "neither a video nor a picture")],
+    [(b"", "the file is empty"), (b"meeting at ten\n" * 50, "a text file, neither a video nor a picture")],
 )
 def test_file_that_is_no_video(
     content: bytes, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -167,8 +175,8 @@ def test_png_with_one_changed_byte_is_damaged(tmp_path: Path, capfd: pytest.Capt
 
 def test_empty_picture_file(tmp_path: Path) -> None:
     (tmp_path / "cat.png").touch()
-    _, message = read_until_error(open_source(tmp_path / "cat.png"))
-    assert "cat.png: not a picture" in message
+    with pytest.raises(SourceError, match=r"cat.png: the file is empty; get it again"):
+        open_source(tmp_path / "cat.png")
 
 
 # --- what isn't there
@@ -211,7 +219,7 @@ def test_unreachable_stream_keeps_its_password(
     mjpeg_server: MjpegServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     mjpeg_server.refuse = True
-    with pytest.raises(SourceError, match=r"http://\*\*\*@127.0.0.1:\d+/live.mjpg: no video there") as caught:
+    with pytest.raises(SourceError, match=r"^http://127.0.0.1: no video there") as caught:
         open_source(mjpeg_server.url(user="admin:hunter2@"))
     assert "hunter2" not in str(caught.value)
     assert capfd.readouterr().err == ""

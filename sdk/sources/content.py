@@ -1,0 +1,130 @@
+"""Kind of a media file, told from its first bytes: a name says little, and FFmpeg opens text as video."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import stat
+from pathlib import Path
+
+from sdk.errors import SourceError
+
+_HEAD_BYTES = 4096
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"}
+_PICTURES = (
+    b"\xff\xd8\xff",  # JPEG
+    b"\x89PNG\r\n\x1a\n",
+    b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+",  # TIFF
+    b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
+)  # fmt: skip
+_NOT_SERVED = {
+    b"%PDF": "a PDF document",
+    b"8BPS": "a Photoshop picture",
+    b"\xff\x0a": "a JPEG XL picture",
+    b"\x00\x00\x00\x0cJXL ": "a JPEG XL picture",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+}
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+_MJPEG_SUFFIXES = (".mjpeg", ".mjpg")
+_VIDEO_TEXTS = (b"#EXTM3U", b"YUV4MPEG2")  # text by their first line, and yet video
+
+
+class Kind(enum.Enum):
+    """What the reader of a file must be."""
+
+    PICTURE = "picture"
+    VIDEO = "video"
+    TEXT = "text"
+    PIPE = "pipe"
+
+
+def kind_of(path: Path) -> Kind:
+    """The kind of the file at ``path``; a pipe isn't read, since what is read from it is gone.
+
+    Raises:
+        SourceError: it is empty, a device, or a kind that isn't served, by name.
+        OSError: it can't be read.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode):
+        return Kind.PIPE
+    if not stat.S_ISREG(mode):
+        raise SourceError(
+            f"{shown(path)}: is a device or a socket",
+            hint="give a file, a pipe, a camera such as /dev/video0, or a URL",
+        )
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if not head:
+        raise SourceError(f"{shown(path)}: the file is empty", hint="get it again")
+    return _kind_of_head(head, path)
+
+
+def _kind_of_head(head: bytes, path: Path) -> Kind:
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        raise SourceError(
+            f"{shown(path)}: a HEIF picture (HEIC, AVIF), which isn't served",
+            hint="convert it to JPEG or PNG",
+        )
+    for magic, what in _NOT_SERVED.items():
+        if head.startswith(magic):
+            raise SourceError(
+                f"{shown(path)}: {what}, which isn't served", hint="give a video, or a JPEG or PNG picture"
+            )
+    if head.startswith(_VIDEO_TEXTS):
+        return Kind.VIDEO
+    if head.startswith(b"\xff\xd8\xff") and path.suffix.lower() in _MJPEG_SUFFIXES:
+        return Kind.VIDEO  # JPEGs one after the other
+    if _is_picture(head):
+        return Kind.PICTURE
+    return Kind.TEXT if _is_text(head) else Kind.VIDEO
+
+
+def _is_picture(head: bytes) -> bool:
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[:2] == b"BM":  # two letters are not enough: the header's size is one of a few
+        return int.from_bytes(head[14:18], "little") in _BMP_HEADERS
+    return head.startswith(_PICTURES) or re.match(rb"P[1-6]\s+[\d#]", head) is not None
+
+
+def _is_text(head: bytes) -> bool:
+    """No control character but white space, and UTF-8 or another superset of ASCII."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16, by its mark
+        return True
+    controls = set(range(32)) - {9, 10, 12, 13, 27}
+    return not any(byte in controls or byte == 127 for byte in head)
+
+
+class NativeName:
+    """A name that native libraries can open a file by, for as long as this object is open.
+
+    They take UTF-8 alone, and OpenCV ends the process at any other; such a file is opened here and passed as
+    ``/proc/self/fd/N``. A relative name is made absolute, since FFmpeg takes 12:30.avi for a protocol.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._descriptor: int | None = None
+        self.name = os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps dots
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            self.name = f"/proc/self/fd/{self._descriptor}"
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for a message or a result: bytes that are no UTF-8 as ``\\xe9``."""
+    return os.fspath(path).encode(errors="backslashreplace").decode() if _is_odd(path) else os.fspath(path)
+
+
+def _is_odd(path: str | os.PathLike[str]) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in os.fspath(path))

@@ -1,0 +1,305 @@
+"""Reader of files and streams by PyAV, which tells what OpenCV hides: damaged frames, edit lists, times.
+
+PyAV is optional, since Jetson's system has no wheel of it in every release: without it OpenCV reads, see
+``sdk.sources.video``. Names passed in here are URLs or absolute paths that native code can open.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sdk.arrays import Pixels
+from sdk.errors import SourceError
+from sdk.host.cpus import available_cpus
+from sdk.sources.stream import OPEN_TIMEOUT_S, READ_TIMEOUT_S, Trust, https_opener
+
+
+def _import() -> Any:
+    """The module ``av``, an optional dependency; None where it is absent."""
+    try:
+        return import_module("av")
+    except ImportError:
+        return None
+
+
+av = _import()
+ERRORS: tuple[type[Exception], ...] = (OSError, ValueError)  # PyAV's mix in several of Python's
+if av is not None:
+    ERRORS = (*ERRORS, av.error.FFmpegError)
+log = logging.getLogger("sdk.sources")
+
+_TEXT_FORMATS = {
+    "tty",
+    "bin",
+    "xbin",
+    "adf",
+    "idf",
+    "rawvideo",
+}  # taken by their suffix, or for want of better
+_HEIF_BRANDS = {"heic", "heix", "heim", "heis", "mif1", "msf1", "avif", "avis"}
+_TURNS = {
+    90: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    -90: cv2.ROTATE_90_CLOCKWISE,
+    180: cv2.ROTATE_180,
+    -180: cv2.ROTATE_180,
+}
+
+
+class Decoder:
+    """The frames of one video stream of a container, each as a picture with its time.
+
+    Args:
+        native_name: a URL, or a path that native code can open.
+        shown_name: what messages call it.
+        options: FFmpeg's, by name.
+        trust: whose certificates are believed, of https; for what ``options`` don't reach.
+
+    Attributes:
+        n_lost: frames that are missing or damaged between those that were given.
+        n_packets: of the stream, so far.
+
+    Raises:
+        SourceError: what it holds is no video that can be served; the message says what it is.
+        one of ``ERRORS``: FFmpeg can't open it.
+    """
+
+    def __init__(
+        self,
+        native_name: str,
+        shown_name: str,
+        options: dict[str, str] | None = None,
+        *,
+        trust: Trust | None = None,
+    ) -> None:
+        self.n_lost = self.n_packets = 0
+        self.error: str | None = None  # why reading ended early, if it did
+        self._name = shown_name
+        self._stop = False
+        self._in_use = threading.Lock()  # held while FFmpeg is at work, which must not be closed then
+        is_url = "://" in native_name
+        # a file by its protocol: 12:30.avi is no URL, and %d in a name no pattern
+        url = native_name if is_url else f"file:{native_name}"
+        how: dict[str, Any] = {"options": dict(options or {}), "metadata_errors": "ignore"}
+        if is_url:
+            how["timeout"] = (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
+        self.container = av.open(url, **how)
+        if url.startswith("https:") and trust is not None and self.container.format.name in ("hls", "dash"):
+            # FFmpeg doesn't verify the host that a playlist's parts come from, so Python fetches them
+            self.container.close()
+            how["options"]["http_persistent"] = "0"
+            self.container = av.open(url, io_open=https_opener(trust), **how)
+        try:
+            self.stream = self._choose_stream()
+            self.stream.thread_type = "AUTO"
+            # on half of the CPUs: on all of them, decoding holds up the engines
+            self.stream.codec_context.thread_count = max(available_cpus() // 2, 1)
+        except BaseException:
+            self.container.close()
+            raise
+        self._reformatter = av.video.reformatter.VideoReformatter()
+        self._last_position = -1
+        self._last_time_s = 0.0
+
+    @property
+    def fps(self) -> float | None:
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        return float(rate) if rate else None
+
+    @property
+    def total(self) -> int | None:
+        """Frames to expect: what the container counts, less what its edit list hides; else an estimate."""
+        duration_s, fps = self.duration_s, self.fps
+        estimate = round(duration_s * fps) if duration_s and fps else None
+        counted: int = self.stream.frames
+        if (
+            counted
+            and estimate
+            and estimate < 0.95 * counted
+            and self.container.format.name.startswith("mov")
+        ):
+            return estimate
+        return counted or estimate
+
+    @property
+    def duration_s(self) -> float | None:
+        """As the container says; None for a live stream."""
+        duration = self.container.duration
+        return duration / 1e6 if duration and duration > 0 else None
+
+    def pictures(self) -> Iterator[tuple[Pixels, float | None]]:
+        """Every whole frame, ``(H, W, 3)`` BGR, upright, with its seconds since the first one."""
+        n_given = n_before = 0
+        first_s: float | None = None
+        for frame in self._frames():
+            if frame is None or frame.is_corrupt:
+                # a stream that is joined in its middle begins with frames that lack what they refer to
+                n_before += not n_given
+                self.n_lost += n_given > 0
+                continue
+            time_s = None
+            if frame.pts is not None:  # frames that the decoder held back to the end have no time base
+                time_s = float(frame.pts * self.stream.time_base)
+                first_s = time_s if first_s is None else first_s
+                time_s = self._last_time_s = max(0.0, time_s - first_s)
+            n_given += 1
+            yield self._picture(frame), time_s
+        if not n_given:
+            self.n_lost += n_before
+        if self.stream.codec_context.codec.intra_only:  # then each packet is a frame, also where it gave none
+            self.n_lost = max(self.n_lost, self.n_packets - n_given)
+        if not self._stop and (indexed := self._n_indexed()):
+            # FFmpeg goes on behind what is no packet, without a word
+            self.n_lost = max(self.n_lost, indexed - self.n_packets)
+
+    def is_cut_short(self, size_bytes: int) -> bool | None:
+        """Whether data that the container's index names lies behind the end; None where it has no index."""
+        entries = self.stream.index_entries
+        if len(entries) < 2:
+            return None
+        if max(entry.pos + entry.size for entry in entries) > size_bytes:
+            return True
+        return False if len(entries) >= self.stream.frames > 0 else None
+
+    def _n_indexed(self) -> int:
+        """Packets that the container's index names, less empty ones; 0 where it has no whole index."""
+        entries = self.stream.index_entries
+        whole = len(entries) >= self.stream.frames > 0
+        return sum(entry.size > 0 for entry in entries) if whole else 0
+
+    def ended_early(self) -> bool:
+        """Whether frames are still to come by the container's index, or else by its size and duration."""
+        entries = self.stream.index_entries
+        if len(entries) >= self.stream.frames > 0:
+            return self.n_packets < len(entries) and self._last_position < entries[len(entries) - 1].pos
+        size, duration_s = self.container.size, self.duration_s
+        return (
+            size > 0
+            and duration_s is not None
+            and self._last_position < 0.98 * size
+            and self._last_time_s < 0.95 * duration_s - 1
+        )
+
+    def close(self) -> None:
+        """End reading; a read that blocks in another thread closes the container when it returns."""
+        self._stop = True
+        if self._in_use.acquire(timeout=0.5):
+            try:
+                self.container.close()
+            finally:
+                self._in_use.release()
+
+    def _choose_stream(self) -> Any:
+        name, container = self._name, self.container
+        kind = container.format.name
+        if kind in _TEXT_FORMATS:
+            raise SourceError(f"{name}: no video, but what FFmpeg takes for text or raw data")
+        if kind.endswith("_pipe") or kind in ("image2", "ico"):
+            picture = kind.removesuffix("_pipe")
+            raise SourceError(
+                f"{name}: a single picture ({picture}), not a video",
+                hint="save it as a JPEG or PNG file and give that",
+            )
+        if container.metadata.get("major_brand", "").strip() in _HEIF_BRANDS:
+            raise SourceError(
+                f"{name}: a HEIF picture (HEIC, AVIF), which isn't served", hint="convert it to JPEG or PNG"
+            )
+        videos = [
+            s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
+        ]
+        if not videos:
+            what = "only sound and a cover picture" if container.streams.video else "only sound"
+            if not container.streams.audio:
+                what = "nothing that is known"
+            raise SourceError(f"{name}: no video in it, {what}")
+        best = container.streams.best("video")
+        stream = best if best in videos else videos[0]
+        if stream.codec_context is None:
+            raise SourceError(
+                f"{name}: no decoder here for its video", hint="convert it to H.264, such as by ffmpeg"
+            )
+        return stream
+
+    def _frames(self) -> Iterator[Any]:
+        """Decoded frames in their order, and None for each that could not be."""
+        packets = self.container.demux(self.stream)
+        while True:
+            with self._in_use:
+                if self._stop:
+                    self.container.close()
+                    return
+                try:
+                    packet = next(packets, None)
+                except ERRORS as error:
+                    self.error = getattr(error, "strerror", None) or "the connection was lost"
+                    packet = None
+                frames, is_last = self._decoded(packet)
+            yield from frames
+            if is_last:
+                return
+
+    def _decoded(self, packet: Any) -> tuple[list[Any], bool]:
+        """A packet's frames; no packet stands for the end, which lets out what the decoder still holds."""
+        is_last = packet is None
+        if packet is not None and packet.dts is None and packet.pts is None and not packet.size:
+            is_last = True  # PyAV's own sign of the end
+        elif packet is not None:
+            if not packet.size:
+                return [], False  # AVI's sign of a frame that was dropped
+            self.n_packets += 1
+            self._last_position = max(self._last_position, packet.pos or 0)
+        try:
+            return self.stream.codec_context.decode(None if is_last else packet), is_last
+        except av.error.EOFError:
+            return [], is_last
+        except ERRORS:
+            return [None], is_last
+
+    def _picture(self, frame: Any) -> Pixels:
+        picture: Any = self._reformatter.reformat(frame, format="bgr24").to_ndarray()
+        turn = _TURNS.get(round(frame.rotation)) if frame.rotation else None
+        if turn is not None:
+            picture = cv2.rotate(picture, turn)
+        upright: Pixels = np.ascontiguousarray(picture)
+        return upright
+
+
+class StreamCapture:
+    """A live stream with the interface of ``cv2.VideoCapture`` that ``Live`` uses."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self._pictures = decoder.pictures()
+        self._is_open = True
+
+    def isOpened(self) -> bool:
+        return self._is_open
+
+    def get(self, prop: int) -> float:
+        """The frame rate, which is all that is asked."""
+        return (self.decoder.fps or 0.0) if prop == cv2.CAP_PROP_FPS else 0.0
+
+    def read(self) -> tuple[bool, Pixels | None]:
+        picture = next(self._pictures, None)
+        return (False, None) if picture is None else (True, picture[0])
+
+    def release(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self.decoder.close()
+
+
+class Unopened:
+    """A capture that could not be opened."""
+
+    def isOpened(self) -> bool:
+        return False
+
+    def release(self) -> None:
+        pass
