@@ -47,6 +47,7 @@ class AtomicFile:
     Attributes:
         path: as given.
         part: where the content is until ``publish`` or ``finish``: in the same folder, with the same suffix.
+        is_published: whether the content has its name.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
@@ -55,7 +56,7 @@ class AtomicFile:
         self._durable = durable
         self._final = self.path
         self._stream: IO[bytes] | None = None
-        self._is_published = False
+        self.is_published = False
 
     def create(self, *, buffering: int = -1) -> IO[bytes]:
         """Create the temporary file and open it for writing and reading.
@@ -78,9 +79,9 @@ class AtomicFile:
         Raises:
             OSError: it can't be renamed.
         """
-        if not self._is_published:
+        if not self.is_published:
             self.part.replace(self._final)
-            self._is_published, self.part = True, self._final
+            self.is_published, self.part = True, self._final
 
     def finish(self) -> None:
         """Close the file, and give it its name; the file that had the name is replaced.
@@ -104,7 +105,7 @@ class AtomicFile:
     def discard(self) -> None:
         """Close the file, and remove it if it has no name yet; harmless after ``finish``."""
         self._close()
-        if not self._is_published and self.part != self.path:
+        if not self.is_published and self.part != self.path:
             with suppress(OSError):
                 self.part.unlink()
 

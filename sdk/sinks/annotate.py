@@ -1,25 +1,29 @@
-"""A frame as a person wants to see it: the picture, the purified picture inset, and a bar with the decision.
+"""Annotated frames: the picture, the purified picture as an inset, and a bar with the decision.
 
-The layout is worked out in units of a 960-pixel-wide canvas, and small frames are enlarged first, so that the
-text is as readable on a 64x64 frame as on a 1920x1080 one.
+Lengths are in units of a canvas that is 960 pixels wide, and small frames are enlarged first, so that text is
+as legible on a 64x64 frame as on a 1920x1080 one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+
+from sdk.arrays import Pixels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sdk.result import Result
+    from sdk.sources import Frame
     from sdk.sources.roi import Roi
 
-Picture = npt.NDArray[np.uint8]  # (H, W, 3) BGR
 Color = tuple[int, int, int]
 
-NARROWEST, WIDEST, TALLEST = 640, 1920, 1080  # pixels of the picture in the canvas
+MIN_WIDTH, MAX_WIDTH, MAX_HEIGHT = 640, 1920, 1080  # pixels of the picture in the canvas
 INSET_SHARE = 0.28  # of the picture's shorter side
 
 _BAR, _WHITE, _GREY, _TRACK = (30, 26, 24), (250, 250, 250), (172, 166, 160), (70, 64, 60)
@@ -27,34 +31,63 @@ _GREEN, _AMBER, _RED = (110, 200, 90), (60, 180, 245), (80, 80, 235)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def annotate(image: Picture, result: Result, roi: Roi | None = None) -> Picture:
+def annotate(image: Pixels, result: Result, roi: Roi | None = None) -> Pixels:
     """Draw a result beside its frame.
 
     Args:
         image: the frame, ``(H, W, 3)`` uint8 BGR; not changed.
-        result: what the purifier made of it.
-        roi: the part of it that the purifier saw, which gets a frame; None is all of it.
+        result: the decision on it.
+        roi: the part of the frame that was purified, drawn as a rectangle; None is all of it.
 
     Returns:
         A new picture with even sides, at least 640 pixels wide; frames of one size give pictures of one size.
     """
-    picture = _scaled(image)
-    height, width = picture.shape[:2]
-    canvas_width = max(NARROWEST, width)
-    unit = max(0.85, canvas_width / 960)
-    bar_height = 2 * round(32 * unit)
-    canvas = np.full((height + bar_height, canvas_width, 3), _BAR, np.uint8)
-    left = (canvas_width - width) // 2
-    canvas[:height, left : left + width] = picture
+    canvas, area, unit = _canvas(image)
     if roi is not None:
-        _draw_roi(canvas[:height, left : left + width], roi, width / image.shape[1], unit)
+        _draw_roi(area, roi, area.shape[1] / image.shape[1], unit, _AMBER)
+    picture, bar = canvas[: area.shape[0]], canvas[area.shape[0] :]
     if (purified := result.purified) is not None:
-        _draw_inset(canvas[:height], purified, unit)
-    _draw_bar(canvas[height:], result, unit)
+        _draw_inset(picture, purified, unit)
+    _draw_bar(bar, result, unit)
     return canvas
 
 
-def fit(picture: Picture, width: int, height: int) -> Picture:
+def annotate_regions(frame: Frame, results: Sequence[Result]) -> Pixels:
+    """Draw the results of all of a frame's regions: a rectangle each, and a bar that counts them.
+
+    Args:
+        frame: its ``image`` is not changed.
+        results: at least one, each with its ``region``.
+
+    Returns:
+        A new picture of the size that ``annotate`` gives.
+    """
+    if len(results) == 1:
+        return annotate(frame.image, results[0], results[0].region or frame.roi)
+    canvas, area, unit = _canvas(frame.image)
+    scale = area.shape[1] / frame.image.shape[1]
+    for result in results:
+        if result.region is not None:
+            color = _color(result)
+            _draw_roi(area, result.region, scale, unit, color)
+            _draw_tag(area, result, scale, unit, color)
+    _draw_counts(canvas[area.shape[0] :], results, unit)
+    return canvas
+
+
+def _canvas(image: Pixels) -> tuple[Pixels, Pixels, float]:
+    """The canvas with the frame in it, the frame's part of the canvas (a view), and the unit of length."""
+    picture = _scaled(image)
+    height, width = picture.shape[:2]
+    canvas_width = max(MIN_WIDTH, width)
+    unit = max(0.85, canvas_width / 960)
+    canvas = np.full((height + 2 * round(32 * unit), canvas_width, 3), _BAR, np.uint8)
+    left = (canvas_width - width) // 2
+    canvas[:height, left : left + width] = picture
+    return canvas, canvas[:height, left : left + width], unit
+
+
+def fit(picture: Pixels, width: int, height: int) -> Pixels:
     """``picture`` scaled to fit into ``width`` x ``height`` pixels, centred on the bar's colour."""
     if picture.shape[:2] == (height, width):
         return picture
@@ -67,11 +100,11 @@ def fit(picture: Picture, width: int, height: int) -> Picture:
     return canvas
 
 
-def _scaled(image: Picture) -> Picture:
+def _scaled(image: Pixels) -> Pixels:
     """The frame at the size it is shown: whole pixels enlarged, large frames averaged down, sides even."""
     height, width = image.shape[:2]
-    factor = max(1, min(-(-NARROWEST // width), TALLEST // height))
-    shrink = min(1.0, WIDEST / width, TALLEST / height)
+    factor = max(1, min(-(-MIN_WIDTH // width), MAX_HEIGHT // height))
+    shrink = min(1.0, MAX_WIDTH / width, MAX_HEIGHT / height)
     size = (_even(width * factor * shrink), _even(height * factor * shrink))
     if size == (width, height):
         return image
@@ -79,16 +112,28 @@ def _scaled(image: Picture) -> Picture:
     return cv2.resize(image, size, interpolation=interpolation)  # type: ignore[no-any-return]
 
 
-def _draw_roi(area: Picture, roi: Roi, scale: float, unit: float) -> None:
+def _draw_roi(area: Pixels, roi: Roi, scale: float, unit: float, color: Color) -> None:
     """A line along the region's border, light on dark so that it shows on anything."""
     corner = (round(roi.x * scale), round(roi.y * scale))
     opposite = (round((roi.x + roi.width) * scale) - 1, round((roi.y + roi.height) * scale) - 1)
     thickness = max(1, round(2 * unit))
     cv2.rectangle(area, corner, opposite, _BAR, thickness + 2)
-    cv2.rectangle(area, corner, opposite, _AMBER, thickness)
+    cv2.rectangle(area, corner, opposite, color, thickness)
 
 
-def _draw_inset(area: Picture, purified: Picture, unit: float) -> None:
+def _draw_tag(area: Pixels, result: Result, scale: float, unit: float, color: Color) -> None:
+    """A region's decision inside its upper edge, on dark ground."""
+    assert result.region is not None
+    left, top = round(result.region.x * scale), round(result.region.y * scale)
+    size, pad = 0.45 * unit, round(4 * unit)
+    room = max(round(40 * unit), round(result.region.width * scale)) - 2 * pad
+    text = _clipped(f"{result.label or 'no label'} {_percent(result)}".strip(), room, size)
+    right, bottom = left + _text_width(text, size, bold=True) + 2 * pad, top + round(18 * unit)
+    cv2.rectangle(area, (left, top), (right, bottom), _BAR, cv2.FILLED)
+    _text(area, text, left + pad, bottom - round(5 * unit), size, color)
+
+
+def _draw_inset(area: Pixels, purified: Pixels, unit: float) -> None:
     """The purified picture at the top right, pixel for pixel as the classifier got it, under a caption."""
     height, width = area.shape[:2]
     side = int(INSET_SHARE * min(height, width))
@@ -117,7 +162,7 @@ def _draw_inset(area: Picture, purified: Picture, unit: float) -> None:
     )
 
 
-def _draw_bar(bar: Picture, result: Result, unit: float) -> None:
+def _draw_bar(bar: Pixels, result: Result, unit: float) -> None:
     """Label and score at the left, the engines drawn and the time at the right; red if there is no label."""
     width = bar.shape[1]
     pad, baseline = round(18 * unit), round(38 * unit)
@@ -136,23 +181,44 @@ def _draw_bar(bar: Picture, result: Result, unit: float) -> None:
             _GREY,
         )
     else:
-        score = result.score or 0.0
-        _draw_score(bar, score, unit)
-        figure = f"{100 * score:.0f}%"
+        _draw_score(bar, result, unit)
+        figure = _percent(result) if result.accepted else f"best {_percent(result)}"
         room = details_left - 3 * pad - _text_width(figure, 0.75 * unit)
         label = _clipped(result.label, room, unit)
-        _text(bar, label, pad, baseline, unit, _WHITE, bold=True)
+        _text(bar, label, pad, baseline, unit, _WHITE if result.accepted else _AMBER, bold=True)
         _text(bar, figure, 2 * pad + _text_width(label, unit, bold=True), baseline, 0.75 * unit, _GREY)
     for row, line in enumerate(details):
         x = width - pad - _text_width(line, 0.5 * unit)
         _text(bar, line, x, round((28 + 22 * row) * unit), 0.5 * unit, _GREY)
 
 
-def _draw_score(bar: Picture, score: float, unit: float) -> None:
+def _draw_score(bar: Pixels, result: Result, unit: float) -> None:
     """The score as a line along the bar's upper edge."""
     thickness = max(2, round(3 * unit))
     bar[:thickness] = _TRACK
-    bar[:thickness, : round(score * bar.shape[1])] = _GREEN if score >= 0.5 else _AMBER
+    bar[:thickness, : round((result.score or 0.0) * bar.shape[1])] = _color(result)
+
+
+def _draw_counts(bar: Pixels, results: Sequence[Result], unit: float) -> None:
+    """How many regions got which label, and the time of all of them."""
+    pad = round(18 * unit)
+    counts = Counter(result.label or "no label" for result in results)
+    time = f"{sum(result.timings.total_ms for result in results):.1f} ms"
+    left = bar.shape[1] - pad - _text_width(time, 0.5 * unit)
+    text = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+    _text(bar, f"{len(results)} regions", pad, round(28 * unit), 0.6 * unit, _GREY)
+    _text(bar, _clipped(text, left - 2 * pad, 0.6 * unit), pad, round(52 * unit), 0.6 * unit, _WHITE)
+    _text(bar, time, left, round(28 * unit), 0.5 * unit, _GREY)
+
+
+def _color(result: Result) -> Color:
+    if result.label is None:
+        return _RED
+    return _GREEN if result.accepted and (result.score or 0.0) >= 0.5 else _AMBER
+
+
+def _percent(result: Result) -> str:
+    return "" if result.score is None else f"{100 * result.score:.0f}%"
 
 
 def _details(result: Result) -> tuple[str, str]:
@@ -166,9 +232,7 @@ def _details(result: Result) -> tuple[str, str]:
     )
 
 
-def _text(
-    area: Picture, text: str, x: int, y: int, scale: float, color: Color, *, bold: bool = False
-) -> None:
+def _text(area: Pixels, text: str, x: int, y: int, scale: float, color: Color, *, bold: bool = False) -> None:
     cv2.putText(area, text, (x, y), _FONT, scale, color, _thickness(scale, bold), cv2.LINE_AA)
 
 

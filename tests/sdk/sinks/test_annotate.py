@@ -1,0 +1,77 @@
+"""Annotated frames: what is in them, at every size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdk.sinks.annotate import annotate
+from tests.sdk.conftest import make_frame, make_result
+
+RED = (0, 0, 255)
+
+
+def test_suspicion_is_shown_where_there_is_one() -> None:
+    image = make_frame().image
+    plain, low, high = (
+        annotate(image, dataclasses.replace(make_result(), suspicion=value)) for value in (None, 0.02, 0.97)
+    )
+    height = image.shape[0] * (plain.shape[1] // image.shape[1])  # the bar is below
+    assert not np.array_equal(plain[height:], low[height:])
+    assert not np.array_equal(low[height:], high[height:])
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 700), width=st.integers(1, 2500))
+def test_any_frame_becomes_a_picture_that_a_video_can_take(height: int, width: int) -> None:
+    image = np.full((height, width, 3), 90, np.uint8)
+    picture = annotate(image, make_result())
+    assert picture.dtype == np.uint8
+    assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
+    assert 640 <= picture.shape[1] <= 1920
+    assert np.all(image == 90), "the frame must not be drawn on"
+
+
+@pytest.mark.parametrize("size", [(64, 64), (480, 640), (1080, 1920)])
+def test_picture_shows_the_frame_the_purified_inset_and_text(size: tuple[int, int]) -> None:
+    frame = make_frame(size=size)
+    picture = annotate(frame.image, make_result())
+    red = np.all(np.abs(picture.astype(int) - RED) < 8, axis=2)
+    rows, columns = np.nonzero(red)
+    side = 0.28 * min(picture.shape[0] - bar_height(picture), picture.shape[1])
+    assert np.ptp(rows) == pytest.approx(side, abs=3), "the inset is square and of its share"
+    assert np.ptp(columns) == pytest.approx(side, abs=3)
+    assert tuple(picture[5, 5]) == tuple(frame.image[0, 0])
+    bar = picture[-bar_height(picture) :]
+    left, right = bar[4:, : bar.shape[1] // 2], bar[4:, bar.shape[1] // 2 :]
+    assert (left > 200).any(), "the label is on the left"
+    assert ((right > 130).all(axis=2)).sum() > 100, "the engines are on the right"
+
+
+def bar_height(picture: np.ndarray) -> int:
+    return 2 * round(32 * max(0.85, picture.shape[1] / 960))
+
+
+@pytest.mark.parametrize("score", [0.2, 0.6, 1.0])
+def test_score_line_is_as_long_as_the_score(score: float) -> None:
+    picture = annotate(make_frame(size=(480, 640)).image, make_result(score=score))
+    line = picture[-bar_height(picture)]
+    lit = (line.max(axis=1) > 120).mean()
+    assert lit == pytest.approx(score, abs=0.005)
+
+
+def test_skipped_frame_is_marked_and_shows_no_purified_picture() -> None:
+    picture = annotate(make_frame(size=(480, 640)).image, make_result(label=None))
+    assert np.all(picture[-bar_height(picture)] == (80, 80, 235)), "a red line"
+    assert np.all(picture[: 480 - 1] == (200, 60, 60)), "the frame alone"
+
+
+def test_long_label_leaves_the_engines_readable() -> None:
+    short = annotate(make_frame(size=(480, 640)).image, make_result("cat"))
+    long = annotate(make_frame(size=(480, 640)).image, make_result("tabby cat, " * 20))
+    right = slice(485, None)
+    assert np.array_equal(short[480:, right], long[480:, right])
