@@ -41,7 +41,7 @@ _BITS_PER_PIXEL = 0.3
 _CONSTANT_RATE = ".avi"  # the container can't hold a time for each frame
 _TRIAL_SIZE = (64, 64)
 _MATROSKA_CUES = b"\x1c\x53\xbb\x6b"
-_TAIL_BYTES = 4 << 20
+_HEAD_BYTES, _TAIL_BYTES = 1024, 4 << 20  # a table in the head names the index, too
 
 
 class Encoder(ABC):
@@ -233,5 +233,6 @@ class _OpenCvEncoder(Encoder):
     def _has_index(self) -> bool:
         """Whether the file has its index, which is written last: the count in the header is an estimate."""
         with self._file.part.open("rb") as stream:
-            stream.seek(-min(_TAIL_BYTES, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+            start = max(_HEAD_BYTES, stream.seek(0, os.SEEK_END) - _TAIL_BYTES)
+            stream.seek(start)
             return _MATROSKA_CUES in stream.read()
