@@ -126,6 +126,6 @@ def _check_choice(what: str, got: str, known: Sequence[str]) -> None:
 def _check_has(bundle: Bundle, precision: Precision) -> None:
     if precision not in bundle.manifest.precisions:
         raise BackendError(
-            f"bundle {bundle.folder}: no {precision} engines in it; "
-            f"choose --precision {' or '.join(bundle.manifest.precisions)}"
+            f"bundle {bundle.folder}: no {precision} engines in it",
+            hint=f"choose --precision {' or '.join(bundle.manifest.precisions)}",
         )

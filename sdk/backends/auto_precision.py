@@ -97,8 +97,8 @@ class Trial(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
                 best = found.frame_ms, found.precision
         if best is None:
             raise BackendError(
-                f"precision auto: none is right on this machine: {self}; "
-                "export the bundle anew, or take one all the same, like --precision fp32"
+                f"precision auto: none is right on this machine: {self}",
+                hint="export the bundle again, or take one all the same, like --precision fp32",
             )
         return best[1]
 

@@ -104,7 +104,7 @@ def open_driver() -> Driver:
     if cuda := _imported("pycuda.driver", reasons):
         return PyCuda(cuda)
     said = "; ".join(reasons)
-    raise BindingMissing(f"CUDA: neither cuda-python nor pycuda can be imported ({said}); {EXTRAS}")
+    raise BindingMissing(f"CUDA: neither cuda-python nor pycuda can be imported ({said})", hint=EXTRAS)
 
 
 class CudaPython:
@@ -187,8 +187,8 @@ class CudaPython:
             status, *results = getattr(self._cuda, name)(*arguments)
         except RuntimeError as error:  # the bindings are there and the driver's library isn't
             raise BackendError(
-                f"CUDA: {name}: {_one_line(error).rstrip('.')}; is there an NVIDIA GPU, and is its driver "
-                "installed? 'edge-purify doctor' looks"
+                f"CUDA: {name}: {_one_line(error).rstrip('.')}",
+                hint="is there an NVIDIA GPU, and is its driver installed? 'edge-purify doctor' looks",
             ) from None
         if status != self._cuda.CUresult.CUDA_SUCCESS:
             _, text = self._cuda.cuGetErrorString(status)

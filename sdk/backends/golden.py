@@ -64,7 +64,7 @@ class Golden:
             golden = cls(random_inputs={k.removeprefix(RANDOM_INPUT): v for k, v in inputs.items()}, **arrays)
         except (ValueError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise BundleError(
-                f"{path}: can't be read as golden outputs: {error}; export the bundle again"
+                f"{path}: can't be read as golden outputs: {error}", hint="export the bundle again"
             ) from None
         _check_every_engine_drawn(path, golden.purifier, "purifiers", len(bundle.manifest.purifiers))
         _check_every_engine_drawn(path, golden.classifier, "classifiers", len(bundle.manifest.classifiers))
@@ -113,5 +113,6 @@ def _check_every_engine_drawn(path: Path, drawn: npt.NDArray[np.int64], role: st
     if found := set(drawn.tolist()) ^ set(range(count)):
         raise BundleError(
             f"{path}: expected golden draws of all {count} {role} and no other, got it wrong for number "
-            f"{', '.join(map(str, sorted(found)))}; export the bundle again"
+            f"{', '.join(map(str, sorted(found)))}",
+            hint="export the bundle again",
         )

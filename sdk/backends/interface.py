@@ -69,11 +69,11 @@ def checked(output: Float, shape: tuple[int, ...], engine_id: str) -> Float:
     """``output``, if it is what a sound engine gives; an attacker may have found an input that breaks it."""
     if output.shape != shape:
         raise BackendError(
-            f"engine {engine_id}: expected an output of shape {list(shape)}, got {list(output.shape)}; "
-            "export the bundle anew"
+            f"engine {engine_id}: expected an output of shape {list(shape)}, got {list(output.shape)}",
+            hint="export the bundle again",
         )
     if not np.isfinite(output).all():
         raise BackendError(
-            f"engine {engine_id}: NaN or infinite values in its output; the frame gets no label"
+            f"engine {engine_id}: NaN or infinite values in its output, so the frame gets no label"
         )
     return output

@@ -37,7 +37,9 @@ from sdk.errors import BackendError
 try:
     import onnxruntime
 except ImportError as error:
-    raise BackendError(f"backend onnxruntime: can't be imported ({error}); pip install onnxruntime") from None
+    raise BackendError(
+        f"backend onnxruntime: can't be imported ({error})", hint="pip install onnxruntime"
+    ) from None
 
 VERSION: str = onnxruntime.__version__
 

@@ -48,7 +48,7 @@ def _import_silent() -> Any:
     try:
         return import_module("openvino")
     except (ImportError, OSError) as error:  # OSError: a shared library underneath is missing
-        raise BackendError(f"backend openvino: can't be imported ({one_line(error)}); {EXTRA}") from None
+        raise BackendError(f"backend openvino: can't be imported ({one_line(error)})", hint=EXTRA) from None
     finally:
         del sys.modules[telemetry]
         if before is not absent:

@@ -109,15 +109,15 @@ class BuiltEngine:
             data = self.plan.read_bytes()
         except OSError as error:
             raise BackendError(
-                f"engine {self.sidecar.engine} ({self.plan}): can't be read: {error.strerror}; "
-                "build it again with 'edge-export engines'"
+                f"engine {self.sidecar.engine} ({self.plan}): can't be read: {error.strerror}",
+                hint="build it again with 'edge-export engines'",
             ) from None
         found = hashlib.sha256(data).hexdigest()
         if found != self.sidecar.plan_sha256:
             raise BackendError(
                 f"engine {self.sidecar.engine} ({self.plan}): damaged or changed: expected sha256 "
-                f"{self.sidecar.plan_sha256[:12]}…, got {found[:12]}…; not loaded, since an engine is code; "
-                "build it again with 'edge-export engines'"
+                f"{self.sidecar.plan_sha256[:12]}…, got {found[:12]}…; not loaded, since an engine is code",
+                hint="build it again with 'edge-export engines'",
             )
         return data
 
@@ -146,7 +146,7 @@ def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host
         what += f"{nearest.plan} was built for {' and '.join(differences)}"
     else:
         what += f"none was built for {NAMES[host.backend]} yet"
-    raise BackendError(f"{what}; build it: {build_command(bundle, host.backend, precision)}")
+    raise BackendError(what, hint=f"build it: {build_command(bundle, host.backend, precision)}")
 
 
 def built_engines(folder: Path, engine_id: str, precision: Precision) -> Iterator[BuiltEngine]:

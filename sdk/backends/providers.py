@@ -47,8 +47,8 @@ def chain(
     available = onnxruntime.get_available_providers()
     if names[0] not in available:
         raise ProviderError(
-            f"provider {provider}: expected {names[0]} in this ONNX Runtime, got {', '.join(available)}; "
-            "pip uninstall onnxruntime; pip install onnxruntime-gpu; or use --provider cpu"
+            f"provider {provider}: expected {names[0]} in this ONNX Runtime, got {', '.join(available)}",
+            hint="pip uninstall onnxruntime; pip install onnxruntime-gpu; or use --provider cpu",
         )
     if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):  # since 1.21
         with redirect_stdout(sys.stderr):  # it prints, and standard output may carry JSON
@@ -74,6 +74,6 @@ def require_kept(session: Any, provider: Provider) -> None:
     if wanted not in kept:
         raise ProviderError(
             f"provider {provider}: ONNX Runtime dropped {wanted} and kept {', '.join(kept)}: it can't load "
-            "the libraries of CUDA, cuDNN or TensorRT, or finds no GPU; install those that this version of "
-            "onnxruntime-gpu was built for, or use --provider cpu"
+            "the libraries of CUDA, cuDNN or TensorRT, or finds no GPU",
+            hint="install those that this version of onnxruntime-gpu was built for, or use --provider cpu",
         )

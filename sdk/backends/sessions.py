@@ -51,8 +51,8 @@ class EngineFile:
         for what, expected, got in (("inputs", self.inputs, inputs), ("outputs", self.outputs, outputs)):
             if got != expected:
                 raise BackendError(
-                    f"{self.where}: expected {what} {listed(expected)}, got {listed(got)}; "
-                    "export the bundle anew"
+                    f"{self.where}: expected {what} {listed(expected)}, got {listed(got)}",
+                    hint="export the bundle again",
                 )
 
     def sample(self) -> Feeds:
@@ -64,7 +64,7 @@ class EngineFile:
 
     def cannot_load(self, runtime: str, error: Exception) -> BackendError:
         return BackendError(
-            f"{self.where}: {runtime} can't load it: {one_line(error)}; export the bundle anew"
+            f"{self.where}: {runtime} can't load it: {one_line(error)}", hint="export the bundle again"
         )
 
     def failed(self, why: str) -> BackendError:
@@ -165,7 +165,7 @@ class SessionBackend(ABC, Generic[S]):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendError(f"backend {self.name}: it is closed; load it again")
+            raise BackendError(f"backend {self.name}: it is closed", hint="load it again")
 
 
 def listed(tensors: Tensors) -> str:

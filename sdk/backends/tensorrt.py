@@ -103,11 +103,11 @@ class TensorRtBackend:
         """Do ``work`` on the GPU thread, and wait for it."""
         if os.getpid() != self._process:
             raise BackendError(
-                f"backend {self.name}: loaded before a fork, over which no GPU context lives; "
-                "load the Purifier in the process that uses it"
+                f"backend {self.name}: loaded before a fork, over which no GPU context lives",
+                hint="load the Purifier in the process that uses it",
             )
         if self._closed:
-            raise BackendError(f"backend {self.name}: it is closed; load it again")
+            raise BackendError(f"backend {self.name}: it is closed", hint="load it again")
         return self._gpu_thread.submit(work).result()
 
     def _loaded(self) -> _Bank:
@@ -179,7 +179,12 @@ class _Bank:
         self._held.close()
 
     def _load(
-        self, bundle: Bundle, library: Library, built: Mapping[str, BuiltEngine], mend: str, held: ExitStack
+        self,
+        bundle: Bundle,
+        library: Library,
+        built: Mapping[str, BuiltEngine],
+        rebuild: str,
+        held: ExitStack,
     ) -> None:
         """Allocate the buffers and deserialize the engines.
 
@@ -195,7 +200,7 @@ class _Bank:
             random_inputs[spec] = self._buffer(spec.dtype, spec.shape, held)
 
         def load(engine_id: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> LoadedEngine:
-            loaded = LoadedEngine(library, built[engine_id], inputs, outputs, mend)
+            loaded = LoadedEngine(library, built[engine_id], inputs, outputs, rebuild)
             held.callback(loaded.close)
             return loaded
 

@@ -39,8 +39,8 @@ def import_library(name: EngineBackend) -> Any:
     except (ImportError, OSError) as error:  # OSError: a shared library underneath is missing
         problem = str(error)
     raise BackendError(
-        f"backend {name}: {MODULES[name]} can't be imported ({problem}); {EXTRAS[name]}; "
-        "'edge-purify doctor' says what this machine has"
+        f"backend {name}: {MODULES[name]} can't be imported ({problem})",
+        hint=f"{EXTRAS[name]}; 'edge-purify doctor' says what this machine has",
     )
 
 
@@ -70,8 +70,8 @@ class Library:
         if int(self.version.split(".")[0]) not in SERVED[backend]:
             served = " or ".join(f"{major}.x" for major in SERVED[backend])
             raise BackendError(
-                f"backend {backend}: expected {NAMES[backend]} {served}, got {self.version}; "
-                "install one of those, or use --backend onnxruntime"
+                f"backend {backend}: expected {NAMES[backend]} {served}, got {self.version}",
+                hint="install one of those, or use --backend onnxruntime",
             )
 
     def open(self) -> None:
@@ -86,8 +86,8 @@ class Library:
         except (TypeError, RuntimeError):  # what the binding makes of a null pointer; the log says why
             self._log = None
             raise BackendError(
-                f"{self.title} can't start: {self.why()}; is the driver new enough? "
-                "'edge-purify doctor' looks"
+                f"{self.title} can't start: {self.why()}",
+                hint="is the driver new enough? 'edge-purify doctor' looks",
             ) from None
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class LoadedEngine:
         library: opened, on this thread.
         built: the plan and its sidecar.
         inputs, outputs: a buffer for each tensor, by name; the engine must have just these.
-        mend: the command that builds the engine again.
+        rebuild: the command that builds the engine again.
 
     Raises:
         BackendError: the plan is damaged, TensorRT can't load it, or its tensors are others.
@@ -120,14 +120,14 @@ class LoadedEngine:
         built: BuiltEngine,
         inputs: Mapping[str, Buffer],
         outputs: Mapping[str, Buffer],
-        mend: str,
+        rebuild: str,
     ) -> None:
         self.id = built.sidecar.engine
         self.inputs = inputs
         self.outputs = outputs
         self._library = library
         self._where = f"engine {self.id} ({built.plan})"
-        self._mend = f"build it again: {mend} --force"
+        self._hint = f"build it again: {rebuild} --force"
         self._context: Any = None
         self._engine: Any = library.runtime.deserialize_cuda_engine(built.read())
         if self._engine is None:
@@ -190,7 +190,8 @@ class LoadedEngine:
             if found[mode] != set(buffers):
                 raise BackendError(
                     f"{self._where}: expected {what} {', '.join(sorted(buffers))}, "
-                    f"got {', '.join(sorted(found[mode])) or 'none'}; {self._mend}"
+                    f"got {', '.join(sorted(found[mode])) or 'none'}",
+                    hint=self._hint,
                 )
 
     def _check_tensor(self, name: str, buffer: Buffer) -> None:
@@ -199,7 +200,8 @@ class LoadedEngine:
         if got != (buffer.dtype, buffer.shape):
             raise BackendError(
                 f"{self._where}: expected {name} {buffer.dtype} {list(buffer.shape)}, "
-                f"got {got[0]} {list(got[1])}; {self._mend}"
+                f"got {got[0]} {list(got[1])}",
+                hint=self._hint,
             )
 
     def _ask(self, granted: bool, refusal: str) -> None:
@@ -208,7 +210,8 @@ class LoadedEngine:
 
     def _failure(self, what: str) -> BackendError:
         return BackendError(
-            f"{self._where}: {self._library.title} {what}: {self._library.why()}; {self._mend}"
+            f"{self._where}: {self._library.title} {what}: {self._library.why()}",
+            hint=self._hint,
         )
 
 

@@ -1,10 +1,10 @@
-"""``edge-purify doctor``: what this machine has, what of a bundle runs here, and how to mend what doesn't.
+"""Diagnostics, ``edge-purify doctor``: one Finding per check, with a suggested fix.
 
     report = examine("bundle/", selftest=True)
     print(report.healthy)
 
-The self-test replays the bundle's golden outputs through every backend and precision that runs here, by the
-same path as a frame takes, and holds them to the bounds that the exporter holds engines to.
+The self-test replays the bundle's golden outputs through every backend and precision that runs here, on the
+path that a frame takes, and holds them to the exporter's bounds.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import get_args
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
 
 from sdk.backends import open_backend
-from sdk.backends.interface import OnnxBackend
-from sdk.backends.plan_store import NAMES, EngineBackend, Host, build_command, find_engine
-from sdk.bundle import Bundle, Precision, default_bundle
+from sdk.backends.plan_store import Host, build_command, find_engine
+from sdk.bundle import Bundle, default_bundle
+from sdk.choices import ENGINE_BACKENDS, ENGINE_NAMES, ONNX_BACKENDS, OnnxBackend, Precision
+from sdk.cli.terminal import escape
 from sdk.doctor import checks
 from sdk.doctor.checks import Finding, failure
 from sdk.errors import BackendError, BundleError
@@ -47,10 +46,12 @@ def examine(
     selftest: bool = False,
     require_signature: str | os.PathLike[str] | None = None,
 ) -> Report:
-    """Look at the machine, its libraries, and a bundle, by default the one in the package.
+    """Check the machine, its libraries and a bundle. What is missing is a finding, not an error.
 
-    What can't be had is a finding, not an error.  ``selftest`` runs engines; without it nothing is run.
-    ``require_signature`` is the PEM file of the public key that must have signed the bundle.
+    Args:
+        bundle: its folder; None takes the one in the package.
+        selftest: run engines and compare their outputs with the golden ones; without it no engine runs.
+        require_signature: PEM file of the public key that must have signed the bundle.
 
     Raises:
         UsageError: ``require_signature`` is no such file.
@@ -65,7 +66,7 @@ def examine(
         findings.append(Finding("bundle", "ok", verified))
         findings += _of_bundle(opened, hosts, findings, selftest)
     except BundleError as error:
-        findings.append(failure("bundle", error, "export the bundle anew"))
+        findings.append(failure("bundle", error, "export the bundle again"))
     return Report(os.fspath(folder), tuple(findings))
 
 
@@ -76,13 +77,13 @@ def as_json(report: Report) -> str:
 
 
 def show(report: Report) -> None:
-    """Print the report on stdout, a line a finding, and one more where there is something to mend."""
+    """Print the report on stdout: a line per finding, and its fix on the next."""
     console = Console(highlight=False, soft_wrap=True)
     width = max(len(finding.name) for finding in report.findings)
     for finding in report.findings:
-        console.print(f"{_MARKS[finding.status]} {finding.name:<{width}}  {escape(finding.detail)}")
-        if finding.mend:
-            console.print(f"{'':6} {'':<{width}}  [bold]mend:[/] {escape(finding.mend)}")
+        console.print(f"{_MARKS[finding.status]} {finding.name:<{width}}  {escape(finding.what)}")
+        if finding.hint:
+            console.print(f"{'':6} {'':<{width}}  [bold]fix:[/] {escape(finding.hint)}")
     n_failed = sum(finding.status == "failed" for finding in report.findings)
     console.print(
         f"{n_failed} of {len(report.findings)} failed" if n_failed else "nothing that is needed failed"
@@ -95,20 +96,20 @@ _MARKS = {"ok": "[green]ok    [/]", "note": "[yellow]note  [/]", "failed": "[bol
 def _of_bundle(
     bundle: Bundle, hosts: Sequence[Host], found: Sequence[Finding], selftest: bool
 ) -> Iterator[Finding]:
-    """What of the bundle runs here and, on request, whether it runs rightly."""
+    """What of the bundle runs here and, with ``selftest``, whether its outputs are right."""
     runnable: list[Runnable] = []
     precisions = bundle.manifest.precisions
-    for name in get_args(OnnxBackend):
+    for name in ONNX_BACKENDS:
         if not any(finding.name == name and finding.status == "ok" for finding in found):
             continue
         yield Finding(f"engines {name}", "ok", f"{', '.join(precisions)} run here")
         runnable += [(name, precision) for precision in precisions]
         if len(precisions) > 1:
             yield _best_precision(bundle, name, selftest)
-    for backend in get_args(EngineBackend):
+    for backend in ENGINE_BACKENDS:
         if backend not in {host.backend for host in hosts}:
             everything = build_command(bundle, backend, "fp32").removesuffix(" --precision fp32")
-            where = f"where there is a GPU with {NAMES[backend]}: {everything}"
+            where = f"where there is a GPU with {ENGINE_NAMES[backend]}: {everything}"
             yield Finding(f"engines {backend}", "note", "none run here", where)
     for host in hosts:
         for precision in precisions:
@@ -143,15 +144,15 @@ def _built(bundle: Bundle, host: Host, precision: Precision) -> Finding:
     try:
         folders = {find_engine(bundle, engine, precision, host).plan.parent for engine in engines}
     except BackendError as error:
-        what, _, mend = str(error).rpartition("; build it: ")
-        return Finding(name, "note", what or str(error), mend if what else None)
+        return Finding(name, "note", error.what, error.hint)
     return Finding(name, "ok", f"{len(engines)} built, in {', '.join(map(str, sorted(folders)))}")
 
 
 _REMEDIES = {
-    "onnxruntime": "export the bundle anew",
+    "onnxruntime": "export the bundle again",
     "openvino": "use --backend onnxruntime",
-    **dict.fromkeys(get_args(EngineBackend), "build the engines again"),
+    "tensorrt": "build the engines again",
+    "tensorrt-rtx": "build the engines again",
 }
 
 
@@ -167,8 +168,8 @@ def _self_test(bundle: Bundle, backend: str, precision: Precision) -> Finding:
         return failure(name, error, f"don't use {precision} here")
     complaints = [found.complaint for found in deviations if found.complaint]
     if complaints:
-        mend = f"don't use {precision} here; {_REMEDIES[backend]}"
-        return Finding(name, "failed", "; ".join(complaints), mend)
+        hint = f"don't use {precision} here; {_REMEDIES[backend]}"
+        return Finding(name, "failed", "; ".join(complaints), hint)
     worst = max(deviations, key=lambda found: found.max_abs)
     n_draws = len(golden.image)
     return Finding(name, "ok", f"{n_draws} golden draws, at most {worst.max_abs:.1e} off ({worst.engine})")

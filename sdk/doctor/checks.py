@@ -1,7 +1,7 @@
-"""What this machine and its Python have of what the runtime can use, as findings, each with its mend.
+"""Checks of this machine and its Python: one Finding each, with a suggested fix.
 
-Nothing here raises: a library that can't be imported is a finding.  The GPU is opened, asked for its name and
-given back.
+Nothing here raises: a library that can't be imported is a finding. The GPU is opened, asked for its name and
+released.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module, metadata
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
-from sdk.backends.plan_store import EngineBackend, Host
+from sdk.backends.plan_store import Host
+from sdk.choices import ENGINE_BACKENDS, EngineBackend
 from sdk.errors import BackendError, EdgePurifyError
 from sdk.host.cpus import available_cpus, cgroup_quota
 from sdk.host.hardware import cuda_toolkit, gpu_nodes, jetson_model, kernel_driver, l4t_release
@@ -27,38 +28,35 @@ OPENCV_WHEELS = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-PROBLEMS = (
-    ImportError,
-    OSError,
-    AttributeError,
-    RuntimeError,
-)  # of importing a library that is broken or half installed
-
+#: What importing a library raises that is missing, broken or half installed.
+PROBLEMS = (ImportError, OSError, AttributeError, RuntimeError)
 
 Status = Literal["ok", "note", "failed"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at.
+    """The outcome of one check.
 
-    ``status`` is "ok"; "note" for what isn't needed here, or could be better; or "failed" for what is needed.
-    ``mend`` says what to do about the last two, where something can be done.
+    Attributes:
+        name: of the thing that was checked.
+        status: "ok"; "note" for what isn't needed here or could be better; "failed" for what is needed.
+        what: what was found.
+        hint: how to fix it, for "note" and "failed"; None where nothing can be done.
     """
 
     name: str
     status: Status
-    detail: str
-    mend: str | None = None
+    what: str
+    hint: str | None = None
 
 
 def failure(name: str, error: EdgePurifyError, otherwise: str) -> Finding:
-    """An error as a finding; the mend is what stands last in its message, or ``otherwise``."""
-    what, _, mend = str(error).rpartition("; ")
-    return Finding(name, "failed", what, mend) if what else Finding(name, "failed", mend, otherwise)
+    """An error as a failed finding with the error's own hint, or ``otherwise`` if it has none."""
+    return Finding(name, "failed", error.what, error.hint or otherwise)
 
 
 def machine() -> Iterator[Finding]:
-    """Python, the processor, and what kind of machine this is."""
+    """Python, the processor, and the kind of machine."""
     yield Finding("python", "ok", f"{platform.python_version()}, {sys.executable}")
     quota = cgroup_quota()
     limit = f"the container's quota is {quota:g}" if quota is not None else "no container's quota"
@@ -77,7 +75,7 @@ def libraries() -> Iterator[Finding]:
 
 
 def openvino() -> Finding:
-    """The second runtime for CPUs, which nothing needs."""
+    """OpenVINO, an optional second runtime for CPUs."""
     try:
         version = import_module("sdk.backends.openvino").VERSION
     except BackendError as error:
@@ -87,10 +85,14 @@ def openvino() -> Finding:
 
 
 def gpu() -> tuple[list[Finding], tuple[Host, ...]]:
-    """The GPU, CUDA and both TensorRTs; and what each TensorRT that can run here looks engines up by."""
+    """The GPU, CUDA and both TensorRTs.
+
+    Returns:
+        The findings, and a Host for each TensorRT that can run here, which built engines are looked up by.
+    """
     if not gpu_nodes():
         none = Finding("gpu", "note", "no NVIDIA GPU: ONNX Runtime serves on the CPU")
-        return [none, *(_tensorrt(backend)[0] for backend in get_args(EngineBackend))], ()
+        return [none, *(_tensorrt(backend)[0] for backend in ENGINE_BACKENDS)], ()
     from sdk.backends.cuda import BindingMissing, open_driver
 
     try:
@@ -99,8 +101,8 @@ def gpu() -> tuple[list[Finding], tuple[Host, ...]]:
     except BackendError as error:
         found = failure("gpu", error, "install its driver again")
         status: Status = "note" if isinstance(error, BindingMissing) else "failed"
-        detail = f"{', '.join(gpu_nodes())}, but {found.detail}"
-        return [msgspec.structs.replace(found, status=status, detail=detail), *_cuda()], ()
+        what = f"{', '.join(gpu_nodes())}, but {found.what}"
+        return [msgspec.structs.replace(found, status=status, what=what), *_cuda()], ()
     name, capability = driver.gpu.name, driver.gpu.compute_capability
     memory = f"{driver.gpu.memory_bytes / 2**30:.1f} GiB"
     served = f"CUDA {driver.gpu.cuda_version} by {driver.binding}"
@@ -109,7 +111,7 @@ def gpu() -> tuple[list[Finding], tuple[Host, ...]]:
         *_cuda(),
     ]
     hosts = []
-    for backend in get_args(EngineBackend):
+    for backend in ENGINE_BACKENDS:
         finding, version = _tensorrt(backend)
         findings.append(finding)
         if version:
@@ -128,27 +130,27 @@ def _cuda() -> Iterator[Finding]:
 
 
 def _tensorrt(backend: EngineBackend) -> tuple[Finding, str | None]:
-    """Whether it is installed and served; its version if so."""
+    """Whether it is installed and supported; its version if so."""
     from sdk.backends.tensorrt_engine import EXTRAS, Library, import_library
 
     try:
         module = import_library(backend)
     except BackendError as error:
-        what = str(error).removeprefix(f"backend {backend}: ").split(f"; {EXTRAS[backend]}")[0]
-        return Finding(backend, "note", what, EXTRAS[backend]), None
+        return Finding(
+            backend, "note", error.what.removeprefix(f"backend {backend}: "), EXTRAS[backend]
+        ), None
     try:
         version = Library(module, backend).version
     except BackendError as error:
-        what, _, mend = str(error).removeprefix(f"backend {backend}: ").rpartition("; ")
-        return Finding(backend, "note", what, mend), None
+        return Finding(backend, "note", error.what.removeprefix(f"backend {backend}: "), error.hint), None
     return Finding(backend, "ok", version), version
 
 
-def _library(name: str, mend: str) -> Finding:
+def _library(name: str, hint: str) -> Finding:
     try:
         return Finding(name, "ok", str(import_module(name).__version__))
     except PROBLEMS as error:
-        return Finding(name, "failed", f"can't be imported: {error}", mend)
+        return Finding(name, "failed", f"can't be imported: {error}", hint)
 
 
 def _onnxruntime() -> Finding:
@@ -157,30 +159,28 @@ def _onnxruntime() -> Finding:
         return found
     runtime: Any = import_module("onnxruntime")
     return Finding(
-        found.name, "ok", f"{found.detail}, providers {', '.join(runtime.get_available_providers())}"
+        found.name, "ok", f"{found.what}, providers {', '.join(runtime.get_available_providers())}"
     )
 
 
 def _opencv() -> Iterator[Finding]:
     on_jetson = l4t_release() is not None
-    mend = "apt install python3-opencv" if on_jetson else "pip install 'edge-purify[opencv]'"
-    found = _library("cv2", mend)
+    hint = "apt install python3-opencv" if on_jetson else "pip install 'edge-purify[opencv]'"
+    found = _library("cv2", hint)
     if found.status != "ok":
-        yield Finding("opencv", "failed", found.detail, mend)
+        yield Finding("opencv", "failed", found.what, hint)
         return
     cv2: Any = import_module("cv2")
     parts = {name: build_part(cv2.getBuildInformation(), name) for name in ("GStreamer", "FFMPEG", "GUI")}
-    yield Finding(
-        "opencv", "ok", ", ".join([found.detail, *(f"{name} {has}" for name, has in parts.items())])
-    )
+    yield Finding("opencv", "ok", ", ".join([found.what, *(f"{name} {has}" for name, has in parts.items())]))
     if parts["FFMPEG"] == "NO":
-        yield Finding("opencv ffmpeg", "note", "video files and streams can't be read", mend)
+        yield Finding("opencv ffmpeg", "note", "video files and streams can't be read", hint)
     if on_jetson and parts["GStreamer"] == "NO":
         yield Finding(
             "opencv gstreamer",
             "note",
             "csi:// cameras need it, and pip's OpenCV hides the system's, which has it",
-            f"pip uninstall {' '.join(installed_wheels() or OPENCV_WHEELS[:1])}; {mend}",
+            f"pip uninstall {' '.join(installed_wheels() or OPENCV_WHEELS[:1])}; {hint}",
         )
     if len(wheels := installed_wheels()) > 1:
         yield Finding(

@@ -26,7 +26,7 @@ def cache_root() -> Path:
         return Path.home() / ".cache" / "edge-purify"
     except RuntimeError:
         raise BackendError(
-            "cache: no home folder is known; set XDG_CACHE_HOME to a folder of your own"
+            "cache: no home folder is known", hint="set XDG_CACHE_HOME to a folder of your own"
         ) from None
 
 
@@ -57,17 +57,18 @@ def check_private(folder: Path) -> None:
         return
     except OSError as error:
         raise BackendError(
-            f"{folder}: can't be used as a cache: {error.strerror}; "
-            "set XDG_CACHE_HOME to a folder of your own"
+            f"{folder}: can't be used as a cache: {error.strerror}",
+            hint="set XDG_CACHE_HOME to a folder of your own",
         ) from None
     if found.st_uid != os.geteuid():
         raise BackendError(
             f"{folder}: belongs to user {found.st_uid}, expected {os.geteuid()}: engines are code, and "
-            "another's aren't loaded; set XDG_CACHE_HOME to a folder of your own"
+            "another's aren't loaded",
+            hint="set XDG_CACHE_HOME to a folder of your own",
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise BackendError(
             f"{folder}: others may write there (mode {stat.S_IMODE(found.st_mode):04o}): engines are code, "
-            "and these aren't loaded; delete the folder, or, if you trust what is in it: "
-            f"chmod 700 {shlex.quote(str(folder))}"
+            "and these aren't loaded",
+            hint=f"delete the folder, or, if you trust what is in it: chmod 700 {shlex.quote(str(folder))}",
         )

@@ -157,7 +157,7 @@ def test_a_file_that_is_no_onnx_names_the_engine(
     bundle_copy: Path, kind: Kind, content: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     replace(bundle_copy, "onnx/classifier-01.onnx", content)
-    with pytest.raises(BackendError, match=ENGINE + "can't load it: .*; export the bundle anew$") as caught:
+    with pytest.raises(BackendError, match=ENGINE + "can't load it: .*; export the bundle again$") as caught:
         kind(Bundle.open(bundle_copy))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

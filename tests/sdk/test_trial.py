@@ -299,7 +299,7 @@ def test_the_doctor_says_what_auto_takes_and_why(
     def finding(selftest: bool) -> tuple[str, str, str | None]:
         report = doctor.examine(bundle.folder, selftest=selftest)
         (found,) = (found for found in report.findings if found.name == f"precision auto {backend}")
-        return found.status, found.detail, found.mend
+        return found.status, found.what, found.hint
 
     status, detail, mend = finding(selftest=False)
     assert (status, detail) == ("note", "not measured on this machine yet")

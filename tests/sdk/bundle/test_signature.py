@@ -56,7 +56,7 @@ def test_every_way_in_takes_the_key(signed: Path, keys: Keys, red_frame: object)
         one for one in examine(signed, require_signature=keys.public).findings if one.name == "bundle"
     ]
     assert found.status == "ok"
-    assert "signed by the key" in found.detail
+    assert "signed by the key" in found.what
 
 
 def test_key_for_an_open_bundle_is_refused(signed: Path, keys: Keys) -> None:

@@ -1,4 +1,4 @@
-"""The doctor: it finds what is there, says how to mend what isn't, and its exit code tells the two apart."""
+"""The doctor: it finds what is there, says how to fix what isn't, and its exit code tells the two apart."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from sdk.backends.interface import checked
 from sdk.bundle import Bundle
 from sdk.cli import main
 from sdk.doctor import Report, examine
 from sdk.doctor import checks as checkup
-from sdk.doctor.checks import Finding, build_part
+from sdk.doctor.checks import Finding, build_part, failure
+from sdk.errors import BackendError
 from tests.sdk.fakes.built import write_engines
 from tests.sdk.fakes.cuda_bindings import FakeCudaBindings
 from tests.sdk.fakes.golden import rehash, with_golden
@@ -63,13 +66,11 @@ def test_a_sound_machine_and_bundle(golden_bundle: Path) -> None:
     needed = ["python", "cpu", "numpy", "onnxruntime", "opencv", "bundle", "engines onnxruntime"]
     assert {statuses[name] for name in [*needed, "self-test onnxruntime fp32"]} == {"ok"}
     assert {statuses[name] for name in ("gpu", "openvino", "tensorrt", "tensorrt-rtx", "l4t")} == {"note"}
-    assert "CPUExecutionProvider" in named(report, "onnxruntime").detail
-    assert named(report, "self-test onnxruntime fp32").detail.startswith(
-        "12 golden draws, at most 0.0e+00 off"
-    )
-    assert named(report, "openvino").mend == "pip install 'edge-purify[openvino]'"
-    assert named(report, "tensorrt-rtx").mend == "pip install 'edge-purify[rtx]'"
-    assert named(report, "engines tensorrt-rtx").mend == (
+    assert "CPUExecutionProvider" in named(report, "onnxruntime").what
+    assert named(report, "self-test onnxruntime fp32").what.startswith("12 golden draws, at most 0.0e+00 off")
+    assert named(report, "openvino").hint == "pip install 'edge-purify[openvino]'"
+    assert named(report, "tensorrt-rtx").hint == "pip install 'edge-purify[rtx]'"
+    assert named(report, "engines tensorrt-rtx").hint == (
         f"where there is a GPU with TensorRT-RTX: edge-export engines {golden_bundle} --target rtx"
     )
 
@@ -81,7 +82,7 @@ def test_openvino_is_tested_where_it_is_installed(
     report = examine(golden_bundle, selftest=True)
     names = ("openvino", "engines openvino", "self-test openvino fp32")
     assert [named(report, name).status for name in names] == ["ok"] * 3
-    assert named(report, "openvino").detail == version("openvino").partition("-")[0]
+    assert named(report, "openvino").what == version("openvino").partition("-")[0]
 
 
 def test_nothing_runs_unless_it_is_asked_for(tiny_bundle: Path) -> None:
@@ -97,48 +98,69 @@ def test_the_self_test_finds_an_engine_that_computes_something_else(golden_bundl
     assert not report.healthy
     finding = named(report, "self-test onnxruntime fp32")
     assert finding.status == "failed"
-    assert "purifier-02: its purified image differs from the golden outputs" in finding.detail
-    assert finding.mend == "don't use fp32 here; export the bundle anew"
+    assert "purifier-02: its purified image differs from the golden outputs" in finding.what
+    assert finding.hint == "don't use fp32 here; export the bundle again"
+
+
+def test_an_engine_that_gives_nan_is_not_fixed_by_half_a_sentence(
+    golden_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nan(bundle: Bundle, backend: object, golden: object) -> None:
+        checked(np.full((1, 4), np.nan, np.float32), (1, 4), "classifier-00")
+
+    monkeypatch.setattr("sdk.backends.golden.replay", nan)
+    finding = named(examine(golden_bundle, selftest=True), "self-test onnxruntime fp32")
+    assert finding.status == "failed"
+    assert finding.what.startswith("engine classifier-00: NaN or infinite values in its output")
+    assert finding.hint == "don't use fp32 here"
+
+
+@pytest.mark.parametrize("hint", [None, "take 4; or less"])
+def test_a_message_with_semicolons_is_not_cut(hint: str | None) -> None:
+    error = BackendError("classifier: expected: 4; got: 5", hint=hint)
+    assert failure("bundle", error, "export the bundle again") == Finding(
+        "bundle", "failed", "classifier: expected: 4; got: 5", hint or "export the bundle again"
+    )
 
 
 def test_golden_outputs_that_cannot_be_read_fail_the_self_test(tiny_bundle: Path) -> None:
     finding = named(examine(tiny_bundle, selftest=True), "self-test onnxruntime fp32")
     assert finding.status == "failed"
-    assert "can't be read as golden outputs" in finding.detail
-    assert finding.mend == "export the bundle anew"
+    assert "can't be read as golden outputs" in finding.what
+    assert finding.hint == "export the bundle again"
 
 
-def test_a_damaged_bundle_fails_with_the_mend(golden_bundle: Path) -> None:
+def test_a_damaged_bundle_fails_with_the_fix(golden_bundle: Path) -> None:
     (golden_bundle / "onnx/classifier-00.onnx").unlink()
     finding = named(examine(golden_bundle), "bundle")
     assert finding.status == "failed"
-    assert finding.detail.endswith("'onnx/classifier-00.onnx' is missing")
-    assert finding.mend == "copy the bundle again, whole"
+    assert finding.what.endswith("'onnx/classifier-00.onnx' is missing")
+    assert finding.hint == "copy the bundle again, whole"
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "mend"),
+    ("module", "name", "hint"),
     [
         ("onnxruntime", "onnxruntime", "pip install onnxruntime"),
         ("cv2", "opencv", "pip install 'edge-purify[opencv]'"),
     ],
 )
-def test_a_missing_library_fails_with_the_mend(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, mend: str
+def test_a_missing_library_fails_with_the_fix(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, hint: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     report = examine(tiny_bundle)
     finding = named(report, name)
-    assert (finding.status, finding.mend) == ("failed", mend)
-    assert "can't be imported" in finding.detail
+    assert (finding.status, finding.hint) == ("failed", hint)
+    assert "can't be imported" in finding.what
     assert not report.healthy
 
 
-def test_two_opencv_wheels_fail_with_the_mend(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_opencv_wheels_fail_with_the_fix(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"opencv-python", "opencv-python-headless"}
     monkeypatch.setattr(checkup.metadata, "distributions", lambda name: iter([name] if name in both else []))
     finding = named(examine(tiny_bundle), "opencv wheels")
-    assert (finding.status, finding.mend) == (
+    assert (finding.status, finding.hint) == (
         "failed",
         "pip uninstall opencv-python opencv-python-headless; pip install opencv-python",
     )
@@ -152,10 +174,10 @@ def test_a_jetson_whose_opencv_has_no_gstreamer_is_noted(
     monkeypatch.setattr(checkup, "l4t_release", lambda: "36.4.3")
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:   NO\n  FFMPEG:   YES\n")
     report = examine(tiny_bundle)
-    assert named(report, "l4t").detail == "36.4.3: a Jetson"
+    assert named(report, "l4t").what == "36.4.3: a Jetson"
     finding = named(report, "opencv gstreamer")
     assert finding.status == "note"
-    assert str(finding.mend).endswith("apt install python3-opencv")
+    assert str(finding.hint).endswith("apt install python3-opencv")
 
 
 def test_build_parts_are_read_from_opencvs_own_words() -> None:
@@ -171,14 +193,14 @@ def test_build_parts_are_read_from_opencvs_own_words() -> None:
 def test_engines_that_are_missing_come_with_the_command(golden_bundle: Path, gpu: FakeGpu) -> None:
     report = examine(golden_bundle, selftest=True)
     assert report.healthy  # ONNX Runtime serves
-    assert named(report, "gpu").detail == (
+    assert named(report, "gpu").what == (
         "Fake Orin, compute capability 8.7, 32.0 GiB, CUDA 12.6 by cuda-python 13.0"
     )
-    assert named(report, "driver").detail == "kernel module 540.4.0"
-    assert (named(report, "tensorrt").status, named(report, "tensorrt").detail) == ("ok", "10.3.0")
+    assert named(report, "driver").what == "kernel module 540.4.0"
+    assert (named(report, "tensorrt").status, named(report, "tensorrt").what) == ("ok", "10.3.0")
     finding = named(report, "engines tensorrt fp32")
     assert finding.status == "note"
-    assert finding.mend == f"edge-export engines {golden_bundle} --target local --precision fp32"
+    assert finding.hint == f"build it: edge-export engines {golden_bundle} --target local --precision fp32"
     assert not [f for f in report.findings if f.name == "self-test tensorrt fp32"]
     gpu.require_nothing_held()
 
@@ -186,7 +208,7 @@ def test_engines_that_are_missing_come_with_the_command(golden_bundle: Path, gpu
 def test_built_engines_are_found_and_tested(golden_bundle: Path, gpu: FakeGpu) -> None:
     folder = write_engines(Bundle.open(golden_bundle))
     report = examine(golden_bundle, selftest=True)
-    assert named(report, "engines tensorrt fp32").detail == f"5 built, in {folder}"
+    assert named(report, "engines tensorrt fp32").what == f"5 built, in {folder}"
     assert named(report, "self-test tensorrt fp32").status == "ok"
     gpu.require_nothing_held()
 
@@ -197,19 +219,19 @@ def test_the_self_test_finds_a_wrong_engine_on_the_gpu(golden_bundle: Path, gpu:
     report = examine(golden_bundle, selftest=True)
     finding = named(report, "self-test tensorrt fp32")
     assert finding.status == "failed"
-    assert finding.detail.startswith("classifier-01: its logits differs from the golden outputs")
-    assert finding.mend == "don't use fp32 here; build the engines again"
+    assert finding.what.startswith("classifier-01: its logits differs from the golden outputs")
+    assert finding.hint == "don't use fp32 here; build the engines again"
     assert named(report, "self-test onnxruntime fp32").status == "ok"
     gpu.require_nothing_held()
 
 
-def test_a_gpu_that_does_not_answer_fails_with_the_mend(golden_bundle: Path, gpu: FakeGpu) -> None:
+def test_a_gpu_that_does_not_answer_fails_with_the_fix(golden_bundle: Path, gpu: FakeGpu) -> None:
     gpu.fail_at = 0
     report = examine(golden_bundle)
     finding = named(report, "gpu")
     assert finding.status == "failed"
-    assert finding.detail == "/dev/nvidia0, but CUDA: cuInit failed: the test let cuInit fail"
-    assert finding.mend
+    assert finding.what == "/dev/nvidia0, but CUDA: cuInit failed: the test let cuInit fail"
+    assert finding.hint
     assert not report.healthy
 
 
@@ -221,8 +243,8 @@ def test_a_gpu_that_nobody_meant_to_use_is_only_noted(
     report = examine(golden_bundle)
     finding = named(report, "gpu")
     assert finding.status == "note"
-    assert "neither cuda-python nor pycuda can be imported" in finding.detail
-    assert str(finding.mend).startswith("pip install 'edge-purify[tensorrt]'")
+    assert "neither cuda-python nor pycuda can be imported" in finding.what
+    assert str(finding.hint).startswith("pip install 'edge-purify[tensorrt]'")
     assert report.healthy
 
 
@@ -231,8 +253,8 @@ def test_a_tensorrt_that_is_not_served_is_noted(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt(gpu, "8.6.1"))
     finding = named(examine(golden_bundle), "tensorrt")
-    assert (finding.status, finding.detail) == ("note", "expected TensorRT 10.x or 11.x, got 8.6.1")
-    assert finding.mend == "install one of those, or use --backend onnxruntime"
+    assert (finding.status, finding.what) == ("note", "expected TensorRT 10.x or 11.x, got 8.6.1")
+    assert finding.hint == "install one of those, or use --backend onnxruntime"
 
 
 # --- the command
@@ -250,7 +272,7 @@ def edge_purify(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, s
     return run
 
 
-def test_the_command_prints_a_line_a_finding_and_the_mends(
+def test_the_command_prints_a_line_a_finding_and_the_fixes(
     edge_purify: Callable[..., tuple[int, str, str]], golden_bundle: Path
 ) -> None:
     code, out, err = edge_purify("doctor", "--bundle", golden_bundle, "--selftest")
@@ -258,7 +280,7 @@ def test_the_command_prints_a_line_a_finding_and_the_mends(
     lines = out.splitlines()
     assert sum(line.startswith("ok ") for line in lines) == 8
     assert sum(line.startswith("note ") for line in lines) == 7
-    assert any("mend: pip install 'edge-purify[rtx]'" in line for line in lines)
+    assert any("fix: pip install 'edge-purify[rtx]'" in line for line in lines)
     assert lines[-1] == "nothing that is needed failed"
 
 
@@ -268,7 +290,7 @@ def test_the_command_ends_with_1_where_something_needed_failed(
     code, out, _ = edge_purify("doctor", "--bundle", "nowhere")
     assert code == 1
     assert "FAILED bundle" in out
-    assert "mend: give the folder that 'edge-export bundle' wrote" in out
+    assert "fix: give the folder that 'edge-export bundle' wrote" in out
     assert out.splitlines()[-1] == "1 of 11 failed"
 
 
@@ -276,14 +298,14 @@ def test_the_command_as_json(edge_purify: Callable[..., tuple[int, str, str]], g
     code, out, _ = edge_purify("doctor", "--bundle", golden_bundle, "--json")
     report = json.loads(out)
     assert (code, report["healthy"], report["bundle"]) == (0, True, str(golden_bundle))
-    assert {"name", "status", "detail", "mend"} == set(report["findings"][0])
+    assert {"name", "status", "what", "hint"} == set(report["findings"][0])
 
 
-def test_every_failure_has_a_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu) -> None:
+def test_every_failure_has_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu) -> None:
     """All of it broken at once."""
     gpu.fail_at = 0
     for module in ("cv2", "onnxruntime"):
         monkeypatch.setitem(sys.modules, module, None)
     failed = [finding for finding in examine(tmp_path).findings if finding.status == "failed"]
     assert {finding.name for finding in failed} == {"gpu", "opencv", "onnxruntime", "bundle"}
-    assert all(finding.mend for finding in failed)
+    assert all(finding.hint for finding in failed)
