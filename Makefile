@@ -12,7 +12,7 @@ demo: .venv/.runtime
 
 # A process for each package: threads and memory that one package's native libraries leave behind can't reach the next.
 test: .venv/.everything
-	$(BIN)/python -m pytest tests/benchmarks tests/export tests/gpu
+	$(BIN)/python -m pytest tests/benchmarks tests/docs tests/export tests/gpu tests/packaging
 	$(BIN)/python -m pytest tests/sdk
 	$(BIN)/python -m pytest tests/trainer --ignore tests/trainer/robustness
 	$(BIN)/python -m pytest tests/trainer/robustness
@@ -24,7 +24,7 @@ test-fast: .venv/.everything
 test-gpu: .venv/.everything
 	$(BIN)/python -m pytest tests/gpu
 
-check: .venv/.everything
+check: .venv/.everything docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
