@@ -15,7 +15,7 @@ import click
 from sdk.choices import BACKENDS, PRECISIONS, PROVIDERS
 from sdk.cli.app import App, given
 from sdk.cli.signals import STOPPED
-from sdk.cli.terminal import echo
+from sdk.host.terminal import echo
 
 _bundle_option = click.option(
     "--bundle", metavar="DIR", help="Bundle folder.  [default: the one in the package]"

@@ -20,8 +20,8 @@ from typing import Any
 import click
 
 from sdk.cli.signals import STOPPED, Stops
-from sdk.cli.terminal import echo, printable
 from sdk.errors import EdgePurifyError, UsageError
+from sdk.host.terminal import echo, printable
 
 NO_OPENCV = "pip install 'edge-purify[opencv]', or on a Jetson apt install python3-opencv"
 _OF_WRITING = {errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPIPE}

@@ -10,7 +10,7 @@ import click
 
 from sdk import loop
 from sdk.cli import console
-from sdk.cli.terminal import echo
+from sdk.host.terminal import echo
 from sdk.meter import Meter
 from sdk.purifier import Purifier
 from sdk.result import Result

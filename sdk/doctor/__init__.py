@@ -20,10 +20,10 @@ from sdk.backends import open_backend
 from sdk.backends.plan_store import Host, build_command, find_engine
 from sdk.bundle import Bundle, default_bundle
 from sdk.choices import ENGINE_BACKENDS, ENGINE_NAMES, ONNX_BACKENDS, OnnxBackend, Precision
-from sdk.cli.terminal import escape
 from sdk.doctor import checks
 from sdk.doctor.checks import Finding, failure
 from sdk.errors import BackendError, BundleError
+from sdk.host.terminal import escape
 
 Runnable = tuple[str, Precision]  # a backend and a precision of the bundle that it runs here
 
