@@ -103,3 +103,19 @@ class Undefended:
     label: str
     score: float
     probabilities: FloatImage
+
+
+def skipped(error: str, *, frame_index: int | None = None, source: str | None = None) -> Result:
+    """The Result of a frame that no engine saw, such as a picture that can't be read."""
+    return Result(
+        label=None,
+        score=None,
+        probabilities=None,
+        draws=(),
+        timings=Timings(0.0, 0.0, 0.0, 0.0, 0.0),
+        seeded=False,
+        error=error,
+        frame_index=frame_index,
+        source=source,
+        accepted=False,
+    )

@@ -44,9 +44,14 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     callback=_read_config, help="Options from a TOML file, their names as keys; those given here win.",
 )  # fmt: skip
 @click.option(
-    "--source", metavar="SPEC", help="Video, picture, folder, 'glob', rtsp:// or http:// URL, csi://0."
-)
-@click.option("--camera", metavar="N", type=click.IntRange(0, 2**31 - 1), help="Camera number.")
+    "--source", metavar="SPEC", multiple=True,
+    help="Video, picture, folder, 'glob', list, rtsp:// or http:// URL, csi://0, or @FILE or env:NAME that "
+    "holds one. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--camera", metavar="N", type=click.IntRange(0, 2**31 - 1), multiple=True,
+    help="Camera number. May be repeated.",
+)  # fmt: skip
 @_bundle_option
 @_signature_option
 @click.option(
@@ -63,7 +68,17 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="Draws per frame, averaged.",
 )  # fmt: skip
 @click.option("--suspicion", is_flag=True, help="Say how far raw and purified decisions disagree.")
-@click.option("--roi", metavar="X,Y,W,H", help="Purify this part of every frame, in pixels, and no other.")
+@click.option(
+    "--min-score", metavar="P", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+    help="Say 'unsure' where the best class has less.",
+)  # fmt: skip
+@click.option("--hide-draw", is_flag=True, help="Leave the engines drawn out of every output.")
+@click.option(
+    "--roi", metavar="X,Y,W,H", multiple=True,
+    help="Purify this part of every frame, in pixels, and no other. May be repeated.",
+)  # fmt: skip
+@click.option("--ca", metavar="FILE", help="Authorities (PEM) of https and rtsps, in place of the system's.")
+@click.option("--insecure", is_flag=True, help="Don't verify certificates: anyone may supply the frames.")
 @click.option("--max-frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--save", metavar="PATH", help="Annotated video (.mp4 .avi .mkv), or a folder for PNGs.")
 @click.option("--json", metavar="PATH", help="One JSON object a frame; - is standard output.")
@@ -76,7 +91,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @click.option("--seed", metavar="N", type=int, help="Predictable draws: for tests, they protect nothing.")
 @click.option(
     "--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
-    help="When an engine fails: stop, or give the frame no label.",
+    help="When an engine fails or a picture can't be read: stop, or give the frame no label.",
+)  # fmt: skip
+@click.option(
+    "--on-source-error", type=click.Choice(["end", "keep"]), default="end", show_default=True,
+    help="When one of several sources fails: end the run, or keep the others.",
 )  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Print a line a frame.")
 @click.version_option(package_name="edge-purify")
@@ -99,8 +118,11 @@ def main(context: click.Context, /, **options: Any) -> None:
     from sdk.cli.config import prefer_command_line
     from sdk.cli.run import run
 
-    if run(**prefer_command_line(options)).interrupted:
+    meter = run(**prefer_command_line(options))
+    if meter.interrupted:
         raise click.exceptions.Exit(STOPPED)
+    if any(source.state == "failed" for source in meter.summary().sources.values()):
+        raise click.exceptions.Exit(1)
 
 
 @main.command()

@@ -1,113 +1,237 @@
-"""What ``edge-purify`` without a command does: from options to the loop and its sinks."""
+"""``edge-purify`` without a command: from options to the loop and its sinks."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
 
 import click
 
 from sdk import loop
 from sdk.cli import console
+from sdk.errors import SourceError
 from sdk.host.terminal import echo
 from sdk.meter import Meter
-from sdk.purifier import Purifier
+from sdk.purifier import OnError, Purifier
 from sdk.result import Result
 from sdk.sinks import JsonLines, Sink, Window, open_save
+from sdk.sinks.per_source import PerSource
 from sdk.sinks.preview import Address, Preview
-from sdk.sources import Frame, Source, open_source
+from sdk.sources import Frame, Source, Trust, open_sources
 from sdk.sources.roi import Roi
+
+log = logging.getLogger("sdk")
 
 
 def run(
     *,
-    source: str | None,
-    camera: int | None,
+    source: Sequence[str],
+    camera: Sequence[int],
+    bundle: str | None,
+    require_signature: str | None,
+    backend: str,
+    precision: str,
+    provider: str,
+    votes: int,
+    suspicion: bool,
+    min_score: float,
+    hide_draw: bool,
+    roi: Sequence[str],
+    ca: str | None,
+    insecure: bool,
     max_frames: int | None,
     save: str | None,
     json: str | None,
     show: bool,
     serve: str | None,
-    roi: str | None,
     seed: int | None,
+    on_error: OnError,
+    on_source_error: loop.OnSourceError,
     verbose: bool,
-    **how: Any,
 ) -> Meter:
-    """Run the loop with the command's options, ``how`` being those of ``Purifier.load``, and print a summary.
+    """Run the loop with the command's options and print a summary.
 
     Raises:
         EdgePurifyError, click.ClickException: whatever went wrong; every file is finished.
     """
-    spec = _one_source(source, camera)
-    _require_other_files(spec, save, json)
+    specs: list[str | int] = [*source, *camera]
+    if not specs:
+        raise click.UsageError("give --source SPEC or --camera N")
+    _require_other_files(specs, save, json)
     if json == "-" and verbose:
         raise click.UsageError("--json - and --verbose both want standard output; give --json a file")
     if seed is not None:
         echo(f"edge-purify: --seed {seed} makes the draws predictable: they protect nothing", err=True)
+    if insecure:
+        echo("edge-purify: --insecure: certificates aren't verified, anyone may supply the frames", err=True)
 
-    region = None if roi is None else Roi.parse(roi)
+    rois = [Roi.parse(text) for text in roi]
     address = None if serve is None else Address.parse(serve)
     meter = Meter()
     with ExitStack() as stack:
         shown = show or save is not None or address is not None
-        purifier = stack.enter_context(Purifier.load(seed=seed, keep_purified=shown, **how))
-        frames = stack.enter_context(open_source(spec, roi=region))
-        total = min((count for count in (frames.total, max_frames) if count is not None), default=None)
-        sinks = _sinks(purifier, frames, save=save, json=json, show=show, address=address)
-        progress = stack.enter_context(console.Progress(frames.name, total, hidden=verbose or json == "-"))
+        purifier = stack.enter_context(
+            Purifier.load(
+                bundle,
+                backend=backend,
+                precision=precision,
+                provider=provider,
+                votes=votes,
+                on_error=on_error,
+                keep_purified=shown,
+                suspicion=suspicion,
+                min_score=min_score,
+                hide_draw=hide_draw,
+                seed=seed,
+                require_signature=require_signature,
+            )
+        )
+
+        def open_one(spec: str | int) -> list[Source]:
+            return open_sources(spec, roi=rois, on_unreadable=on_error, trust=Trust(ca, insecure))
+
+        sources = _open_all(specs, open_one, keep=on_source_error == "keep", stack=stack)
+        sinks = _sinks(purifier, sources, save=save, json=json, show=show, address=address)
+        progress = stack.enter_context(
+            console.Progress(
+                ", ".join(each.name for each in sources),
+                _total(sources, max_frames),
+                hidden=verbose or json == "-",
+            )
+        )
 
         def on_result(frame: Frame, result: Result) -> None:
             progress.advance(result.label or "no label")
             if verbose:
-                echo(console.frame_line(frame, result))
+                name = f"{frame.source}: " if len(sources) > 1 else ""
+                echo(name + console.frame_line(frame, result))
 
         try:
-            loop.run(purifier, frames, sinks, max_frames=max_frames, on_result=on_result, meter=meter)
+            loop.run(
+                purifier,
+                sources,
+                sinks,
+                max_frames=max_frames,
+                on_result=on_result,
+                meter=meter,
+                on_source_error=on_source_error,
+            )
         finally:  # what was done before an error is kept, so say it
             progress.close()
             console.show_summary(meter.summary())
+            _show_sources(meter)
     return meter
 
 
-def _one_source(source: str | None, camera: int | None) -> str | int:
-    if source is not None and camera is not None:
-        raise click.UsageError("give --source SPEC or --camera N, not both")
-    if source is not None:
-        return source
-    if camera is not None:
-        return camera
-    raise click.UsageError("give --source SPEC or --camera N")
+def _open_all(
+    specs: Sequence[str | int],
+    open_one: Callable[[str | int], list[Source]],
+    *,
+    keep: bool,
+    stack: ExitStack,
+) -> list[Source]:
+    """All sources, which ``stack`` closes; one that can't be opened ends it, or is left out with ``keep``.
+
+    Raises:
+        SourceError: one can't be opened; with ``keep``, none can.
+    """
+    sources: list[Source] = []
+    failures: list[SourceError] = []
+    for spec in specs:
+        try:
+            opened = open_one(spec)
+        except SourceError as error:
+            if not keep:
+                raise
+            failures.append(error)
+            continue
+        sources += [stack.enter_context(each) for each in opened]
+    if not sources:
+        raise failures[0]
+    for failure in failures:
+        log.warning("left out: %s", failure)
+    return sources
 
 
-def _require_other_files(spec: str | int, *outputs: str | None) -> None:
-    """No output may replace the source, nor the other output; an unset shell variable is none."""
-    if "" in (spec, *outputs):
+def _require_other_files(specs: Sequence[str | int], *outputs: str | None) -> None:
+    """No output may replace a source, nor the other output; an unset shell variable is none."""
+    if "" in (*specs, *outputs):
         raise click.UsageError("--source, --save and --json need a path, got an empty one")
-    named = [os.path.realpath(path) for path in (spec, *outputs) if isinstance(path, str)]
-    if len(set(named)) < len(named):
+    read = {os.path.realpath(path) for path in specs if isinstance(path, str)}
+    written = [os.path.realpath(path) for path in outputs if path is not None]
+    if read & set(written) or len(set(written)) < len(written):
         raise click.UsageError("--source, --save and --json need a different path each")
+
+
+def _total(sources: Sequence[Source], max_frames: int | None) -> int | None:
+    """Frames to expect, None if nobody knows."""
+    totals = [each.total for each in sources]
+    known = sum(total for total in totals if total is not None) if None not in totals else None
+    return min((count for count in (known, max_frames) if count is not None), default=None)
 
 
 def _sinks(
     purifier: Purifier,
-    source: Source,
+    sources: Sequence[Source],
     *,
     save: str | None,
     json: str | None,
     show: bool,
     address: Address | None,
 ) -> list[Sink]:
+    names = loop.distinct([each.name for each in sources])
     sinks: list[Sink] = []
     if save is not None:
-        sinks.append(open_save(save, source.fps, real_time=source.live))
+        paths = [Path(save)] if len(sources) == 1 else _numbered(Path(save), len(sources))
+        sinks.append(
+            _per_source(
+                names,
+                [
+                    open_save(path, each.fps, real_time=each.live)
+                    for path, each in zip(paths, sources, strict=True)
+                ],
+            )
+        )
     if json is not None:
         sinks.append(JsonLines(json, purifier.bundle.labels))
     if show:
-        sinks.append(Window(pause=not source.live and source.fps is None))
+        titles = ["edge-purify"] if len(sources) == 1 else [f"edge-purify {name}" for name in names]
+        sinks.append(
+            _per_source(
+                names,
+                [
+                    Window(title, pause=not each.live and each.fps is None)
+                    for title, each in zip(titles, sources, strict=True)
+                ],
+            )
+        )
     if address is not None:
         sinks.append(Preview(address, purifier.bundle, on_open=_say_where))
     return sinks
+
+
+def _per_source(names: Sequence[str], sinks: Sequence[Sink]) -> Sink:
+    return sinks[0] if len(sinks) == 1 else PerSource(dict(zip(names, sinks, strict=True)))
+
+
+def _numbered(path: Path, count: int) -> list[Path]:
+    """``out-1.mp4``, ``out-2.mp4`` and so on: a file or folder for every source."""
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
+
+
+def _show_sources(meter: Meter) -> None:
+    """What became of each of several sources."""
+    sources = meter.summary().sources
+    if len(sources) < 2:
+        return
+    for name, each in sources.items():
+        missed = f", {each.missed} missed while busy" if each.missed else ""
+        skipped = f", {each.skipped} without a label" if each.skipped else ""
+        reason = f": {each.reason}" if each.reason else ""
+        echo(f"{name}: {each.frames} frames{skipped}{missed}, {each.state}{reason}", err=True)
 
 
 def _say_where(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,28 +54,39 @@ class OpenCvVideo(RecordedVideo):
         self._capture = capture
         self._opened = opened
         self._is_estimate = is_estimate
+        self._closed = False
+        self._in_use = threading.Lock()  # held while OpenCV reads
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.total = int(announced) if announced > 0 else None
         self.fps = frame_rate(capture)
 
     def close(self) -> None:
-        self._capture.release()
-        if self._opened is not None:
-            self._opened.close()
+        """End reading; a read that blocks in another thread keeps the capture, which must not go then."""
+        self._closed = True
+        if self._in_use.acquire(timeout=0.5):
+            try:
+                self._capture.release()
+            finally:
+                self._in_use.release()
+            if self._opened is not None:
+                self._opened.close()
 
     def _pictures(self) -> Iterator[tuple[Pixels, float | None]]:
         is_first = True
         while True:
-            readable, image = self._capture.read()
-            if not readable:
-                return
-            milliseconds = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+            with self._in_use:
+                if self._closed:
+                    return
+                readable, image = self._capture.read()
+                if not readable:
+                    return
+                milliseconds = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
             unknown = not is_first and milliseconds <= 0  # not every backend keeps the time
             yield image, None if unknown else max(0.0, milliseconds) / 1e3
             is_first = False
 
     def _is_open(self) -> bool:
-        return bool(self._capture.isOpened())
+        return not self._closed
 
     def _n_lost(self, n_read: int) -> int:
         """Frames that MP4, MOV and AVI count and that were not given, less what an edit list hides."""

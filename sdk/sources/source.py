@@ -33,6 +33,7 @@ class Frame:
         time_s: seconds since the source's beginning; None for pictures, which have no time.
         roi: the part of the picture that is to be purified; None is all of it, or several.
         rois: the parts of the picture that are to be purified, each by itself; empty is the whole picture.
+        source_index: which of the sources of a run it comes from, in the order that they were given.
         error: why there is no picture, where the source skips what it can't read; ``image`` is black then.
     """
 
@@ -43,6 +44,7 @@ class Frame:
     roi: Roi | None = None
     rois: tuple[Roi, ...] = ()
     error: str | None = None
+    source_index: int = 0
 
     @property
     def region(self) -> Pixels:

@@ -195,7 +195,6 @@ def test_reader_that_goes_away_is_one_line(clip: Path, tiny_bundle: Path) -> Non
     ("arguments", "code", "message"),
     [
         ([], 2, "give --source SPEC or --camera N (edge-purify --help says more)"),
-        (["--source", "clip.mp4", "--camera", "0"], 2, "give --source SPEC or --camera N, not both"),
         (
             ["--camera", "0", "--votes", "0"],
             2,
