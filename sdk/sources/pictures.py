@@ -145,7 +145,8 @@ def _kinds(entries: Sequence[Path]) -> str:
     counts = Counter(
         "folder" if entry.is_dir() else entry.suffix.lower() or "without suffix" for entry in entries
     )
-    return ", ".join(f"{n} {kind}{'s' * (n > 1 and kind == 'folder')}" for kind, n in counts.most_common())
+    kinds = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{n} {kind}{'s' * (n > 1 and kind == 'folder')}" for kind, n in kinds)
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
