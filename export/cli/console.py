@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import click
-
 from sdk.errors import EdgePurifyError
+from sdk.host.terminal import echo, escape
 
 if TYPE_CHECKING:
     from export.checks.outcome import Verification
@@ -39,7 +38,7 @@ def progress(steps: int) -> Iterator[Callable[[str], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("export", total=steps)
         begun = iter(range(steps))
-        yield lambda step: bar.update(task, description=step, completed=next(begun, steps))
+        yield lambda step: bar.update(task, description=escape(step), completed=next(begun, steps))
 
 
 def show(bundle: Bundle, outcome: Verification, as_json: bool) -> None:
@@ -49,20 +48,20 @@ def show(bundle: Bundle, outcome: Verification, as_json: bool) -> None:
         import msgspec
 
         fields = {"bundle": bundle.manifest.name, "digest": bundle.digest, "size_bytes": size_bytes}
-        click.echo(msgspec.json.encode(fields | msgspec.to_builtins(outcome)))
+        echo(msgspec.json.encode(fields | msgspec.to_builtins(outcome)).decode())
         return
     for found in outcome.deviations:
         off = f"{found.max_abs:.1e} off the {found.against} over {found.n_draws} draws"
         top1 = "" if found.top1 is None else f", the same class in {found.top1:.1%}"
-        click.echo(f"{found.engine:<14} {found.precision} {found.output:<14} {off}{top1}")
+        echo(f"{found.engine:<14} {found.precision} {found.output:<14} {off}{top1}")
     for drop in outcome.drops:
-        click.echo(
+        echo(
             f"{drop.precision}: accuracy on {drop.n_images} {drop.says} images {drop.accuracy:.2f} %, "
             f"in fp32 {drop.fp32:.2f} %; at most {drop.upper:.2f} points lost (paired, 95 %)"
         )
     size = f"{size_bytes / 1e6:.1f} MB"
-    click.echo(f"{bundle.folder}: {bundle.manifest.name}, {size}, verified through {outcome.backend}")
+    echo(f"{bundle.folder}: {bundle.manifest.name}, {size}, verified through {outcome.backend}")
     if outcome.without_twin:
-        click.echo(f"not compared with the torch twin: {outcome.without_twin}", err=True)
+        echo(f"not compared with the torch twin: {outcome.without_twin}", err=True)
     if not outcome.drops and any(found.precision != "fp32" for found in outcome.deviations):
-        click.echo("accuracy of the lower precisions: not measured; give --data", err=True)
+        echo("accuracy of the lower precisions: not measured; give --data", err=True)

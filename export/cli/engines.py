@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from export.tensorrt.devices import TARGETS
+from sdk.host.terminal import echo, escape
 
 if TYPE_CHECKING:
     from export.tensorrt.engines import Outcome
@@ -55,7 +56,7 @@ def engines_command(
         "profiles": tuple(map(Profile.parse, profiles)),
     }
     if key:
-        click.echo(engines_key(bundle, target, **which))
+        echo(engines_key(bundle, target, **which))
         return
     with _progress() as (on_step, on_phase):
         outcome = build_engines(
@@ -88,9 +89,9 @@ def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str
         task = bar.add_task("engines", total=None, phase="")
         yield (
             lambda what, done, total: bar.update(
-                task, description=what, completed=done, total=total, phase=""
+                task, description=escape(what), completed=done, total=total, phase=""
             ),
-            lambda phase: bar.update(task, phase=phase),
+            lambda phase: bar.update(task, phase=escape(phase)),
         )
 
 
@@ -98,13 +99,13 @@ def _report(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.encode(outcome))
+        echo(msgspec.json.encode(outcome).decode())
         return
     for engine in outcome.engines:
         how = f"built in {engine.build_s:.1f} s" if engine.built else "reused"
-        click.echo(f"{engine.engine:<14} {engine.precision:<5} {engine.size_bytes / 1e6:6.1f} MB  {how}")
+        echo(f"{engine.engine:<14} {engine.precision:<5} {engine.size_bytes / 1e6:6.1f} MB  {how}")
     n_built = sum(engine.built for engine in outcome.engines)
-    click.echo(
+    echo(
         f"{outcome.folder}: {len(outcome.engines)} engines for {outcome.target} "
         f"({outcome.backend} {outcome.version}), {n_built} of them built now"
     )

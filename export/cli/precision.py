@@ -8,6 +8,7 @@ import click
 
 from export.cli import options
 from export.cli.console import progress, require, show
+from sdk.host.terminal import echo
 
 
 @click.command("precision")
@@ -49,4 +50,4 @@ def precision_command(
     after = Bundle.open(folder)
     show(after, outcome, as_json)
     if was_signed and not after.has_signature:
-        click.echo(f"edge-export: {sign_again(after.folder)}", err=True)
+        echo(f"edge-export: {sign_again(after.folder)}", err=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from sdk.host.terminal import echo
+
 
 @click.command("sign")
 @click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -39,7 +41,7 @@ def sign_command(folder: Path, key: Path, version: int | None, purpose: str | No
             raise
         passphrase = click.prompt(f"passphrase of {key}", hide_input=True, err=True)
         signer = sign(folder, key, passphrase, version=version, purpose=purpose)
-    click.echo(f"{folder / SIGNATURE}: signed by the key {signer}")
+    echo(f"{folder / SIGNATURE}: signed by the key {signer}")
 
 
 def _may_ask() -> bool:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from statistics import median
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from sdk.benchmark.report import Quantiles, Report, Stages
+from sdk.host.terminal import escape, printable
 
 
 def render(report: Report) -> Group:
     """The whole report."""
-    parts: list[Text | Table] = [Text(_title(report), style="bold")]
+    parts: list[Text | Table] = [Text(printable(_title(report), keep="\n"), style="bold")]
     if report.stages is not None:
         parts.append(_stages(report.stages))
     if rows := list(_figures(report)):

@@ -130,15 +130,15 @@ def main(context: click.Context, /, **options: Any) -> None:
 @_signature_option
 @_json_option
 def inspect(bundle: str, require_signature: str | None, as_json: bool) -> None:
-    """Show what BUNDLE holds and what was measured, after verifying every file's hash."""
+    """Show what BUNDLE holds, what of it was checked and what was measured, after verifying its hashes."""
     from sdk.bundle import Bundle
-    from sdk.cli import console
+    from sdk.cli.bundle_view import bundle_json, show_bundle
 
     opened = Bundle.open(bundle, public_key=require_signature)
     if as_json:
-        echo(console.bundle_json(opened))
+        echo(bundle_json(opened))
     else:
-        console.show_bundle(opened)
+        show_bundle(opened)
 
 
 @main.command()

@@ -14,6 +14,7 @@ import msgspec
 
 from sdk.errors import SinkError
 from sdk.files import AtomicFile, is_stream
+from sdk.host.terminal import printable
 from sdk.result import Result
 from sdk.sinks.base import Sink, unwritable
 from sdk.sinks.record import record
@@ -54,7 +55,8 @@ class JsonLines(Sink):
 
     def write(self, frame: Frame, result: Result) -> None:
         assert self._stream is not None, "open the sink first"
-        line = self._encoder.encode(record(frame, result, self._labels)) + b"\n"
+        text = self._encoder.encode(record(frame, result, self._labels)).decode()
+        line = printable(text).encode() + b"\n"  # JSON lets some control characters stand raw
         try:
             _write_whole(self._stream, line)
             if self._file is not None:

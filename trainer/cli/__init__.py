@@ -12,6 +12,7 @@ import click
 
 from sdk.cli.app import App, Stopped, given, is_first_process
 from sdk.errors import UsageError
+from sdk.host.terminal import echo
 from trainer.cli.console import Line, bars
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def fit(
         except KeyboardInterrupt:
             raise Stopped(_how_to_go_on(out)) from None
     if is_first_process():
-        click.echo(f"wrote {best}")
+        echo(f"wrote {best}")
 
 
 @main.command()
@@ -121,7 +122,7 @@ def benchmark(
     if not is_first_process():
         return
     if as_json:
-        click.echo(bench.as_json(report))
+        echo(bench.as_json(report))
     else:
         Console(highlight=False).print(bench.render(report))
     if gate:
@@ -146,7 +147,7 @@ def data(name: str, to: Path, url: str | None) -> None:
         fetch(name, to, url=url, on_progress=on_progress)
         found = check(name, to, on_progress=on_progress)
     counts = " and ".join(f"{count} {split} images" for split, count in found.images.items())
-    click.echo(f"{name} in {to}: {counts} of {found.n_classes} classes, all readable")
+    echo(f"{name} in {to}: {counts} of {found.n_classes} classes, all readable")
 
 
 @main.command()
@@ -180,7 +181,7 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int) -> None:
             on_batch=lambda done: on_progress("attacked", done, len(images)),
         )
     made.save(out)
-    click.echo(f"wrote {out}")
+    echo(f"wrote {out}")
 
 
 @main.command()
@@ -208,10 +209,10 @@ def ablate(config: Path, out: Path, seeds: int, report: Path | None, **options: 
     report = report or out / "ablation.md"
 
     def tell(line: str) -> None:
-        click.echo(line, err=True)
+        echo(line, err=True)
 
     run(variants, config=config, out=out, report=report, tell=tell, **options)
-    click.echo(f"wrote {report}")
+    echo(f"wrote {report}")
 
 
 @main.command()
@@ -280,7 +281,7 @@ def evaluate(
         else:
             outputs = command.Outputs(json_path, report, record, into_bundle)
             text = render(command.run(request, outputs, on_progress))
-    click.echo(text)
+    echo(text)
 
 
 def _how_to_go_on(out: Path) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sdk.host.terminal import echo, escape
+
 if TYPE_CHECKING:
     from trainer.data.download.fetch import OnProgress
     from trainer.loop.progress import Progress
@@ -33,7 +35,7 @@ def bars() -> Iterator[OnProgress]:
 
         def update(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = shown.add_task(what)
+                tasks[what] = shown.add_task(escape(what))
             shown.update(tasks[what], completed=done, total=total)
 
         yield update
@@ -49,7 +51,7 @@ class _Lines:
         now = time.monotonic()
         if now - self.shown >= LINE_EVERY_S:
             self.shown = now
-            click.echo(f"{what}: {done} of {total}" if total else f"{what}: {done}", err=True)
+            echo(f"{what}: {done} of {total}" if total else f"{what}: {done}", err=True)
 
 
 class Line:

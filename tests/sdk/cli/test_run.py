@@ -337,28 +337,6 @@ def test_damaged_bundle_is_refused(
 # --- the other commands
 
 
-def test_inspect_shows_what_the_bundle_holds(edge_purify: Callable[..., Output], tiny_bundle: Path) -> None:
-    code, out, err = edge_purify("inspect", tiny_bundle)
-    assert (code, err) == (0, [])
-    for fact in ("tiny (ren)", "all hashes match", "16 x 16", "red, green, blue, dark", "nothing yet"):
-        assert fact in out
-    assert "6: 3 purifiers × 2 classifiers" in out
-    assert "atom_mask: 9 of 12" in out
-    assert "none, white-box not measured" in out
-
-
-def test_inspect_as_json(edge_purify: Callable[..., Output], tiny_bundle: Path) -> None:
-    _, out, _ = edge_purify("inspect", tiny_bundle, "--json")
-    found = json.loads(out)
-    assert found["manifest"]["name"] == "tiny"
-    assert found["labels"] == ["red", "green", "blue", "dark"]
-    assert found["size_bytes"] == sum(
-        path.stat().st_size
-        for path in tiny_bundle.rglob("*")
-        if path.is_file() and path.name != "bundle.json"
-    )
-
-
 BRIEF_BENCHMARK = ("benchmark", "--frames", 5, "--size", "64x48", "--only", "stages")
 
 
