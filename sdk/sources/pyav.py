@@ -89,12 +89,7 @@ class Decoder:
         how: dict[str, Any] = {"options": dict(options or {}), "metadata_errors": "ignore"}
         if is_url:
             how["timeout"] = (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
-        self.container = av.open(url, **how)
-        if url.startswith("https:") and trust is not None and self.container.format.name in ("hls", "dash"):
-            # FFmpeg doesn't verify the host that a playlist's parts come from, so Python fetches them
-            self.container.close()
-            how["options"]["http_persistent"] = "0"
-            self.container = av.open(url, io_open=https_opener(trust), **how)
+        self.container = self._open(url, how, trust)
         try:
             self.stream = self._choose_stream()
             self.stream.thread_type = "AUTO"
@@ -194,6 +189,21 @@ class Decoder:
                 self.container.close()
             finally:
                 self._in_use.release()
+
+    @staticmethod
+    def _open(url: str, how: dict[str, Any], trust: Trust | None) -> Any:
+        try:
+            return av.open(url, **how)
+        except ERRORS:
+            if not url.startswith("https:") or trust is None or trust.insecure:
+                raise
+            # a playlist perhaps: Python fetches its parts, and verifies each one's host
+            how["options"] = {"http_persistent": "0", "format_whitelist": "hls,mpegts,mov,mp4,aac"}
+            try:
+                return av.open(url, io_open=https_opener(trust), **how)
+            except ERRORS:
+                pass
+            raise
 
     def _choose_stream(self) -> Any:
         name, container = self._name, self.container

@@ -20,6 +20,14 @@ _OPENCV_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # key;value|key;value
 _USER_OPTIONS = os.environ.get(_OPENCV_OPTIONS, "")
 
 
+# What holds its data itself. FFmpeg doesn't verify the hosts that a playlist's parts come from
+_SELF_CONTAINED = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,mpjpeg,mjpeg,flv,live_flv,ogg,asf,h264,hevc,"
+    "ivf,obu,gif,nut,mxf,wtv,yuv4mpegpipe,apng,mp3,aac,wav,flac,"
+    "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,svg_pipe,jpegxl_pipe"  # to refuse them by name
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
     """Whose certificates are believed, of https and rtsps.
@@ -60,9 +68,11 @@ def ffmpeg_options(url: str, trust: Trust) -> dict[str, str]:
             options["ca_file"] = _ca_file(trust)
     if scheme == "https":  # nor may it lead to where nothing is verified
         options["protocol_whitelist"] = "https,tls,tcp,crypto,data" + (",http" if trust.insecure else "")
+        if not trust.insecure:
+            options["format_whitelist"] = _SELF_CONTAINED
     for pair in _USER_OPTIONS.split("|"):
         key, _, value = pair.partition(";")
-        if key and key not in ("tls_verify", "ca_file", "protocol_whitelist"):
+        if key and key not in ("tls_verify", "ca_file", "protocol_whitelist", "format_whitelist"):
             options[key] = value
     return options
 
