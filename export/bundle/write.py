@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 FP32_ALONE = Lowering()
 GOLDEN_IMAGES = 2
+MEASURED = ("accuracy", "loss", "pgd", "probe", "robust")  # in the names of provenance that is a figure
 GOLDEN_DRAWS = 8
 GOLDEN_VALUES = 50_000  # of purified images, over all draws: 200 kB
 
@@ -65,7 +66,8 @@ def write_bundle(
     """Export ``loaded`` to the folder ``out``, which appears whole and verified, or not at all.
 
     Args:
-        name: the bundle's name; the training config's where it is None.
+        name: the bundle's name; where it is None, the training config's, or that of the foreign
+            classifier's file.
         force: replace the bundle that is in ``out``.
         foreign: the classifier in place of the defence's own; such a bundle has no twin.
         n_images: images that every engine is compared with what it was made from on.
@@ -83,7 +85,8 @@ def write_bundle(
     _check_target(out, force)
     try:
         with staged(out, force) as folder:
-            _fill(folder, loaded, name or loaded.config["name"], foreign, on_step)
+            chosen = name or (loaded.config["name"] if foreign is None else foreign.path.stem)
+            _fill(folder, loaded, chosen, foreign, on_step)
             return add_precisions(
                 folder,
                 lowering,
@@ -138,14 +141,17 @@ def _fill(
     image = _image(loaded, foreign)
     (folder / "onnx").mkdir()
     purifiers = _write_purifiers(folder, defence, image, on_step)
-    labels, twin, origin = loaded.labels, None, {}
+    labels, twin, provenance = loaded.labels, None, loaded.provenance
     if foreign is None:
         classifiers = _write_classifiers(folder, defence, image, on_step)
         save_twin(defence, folder / "twin.safetensors")
         twin = Twin(weights=_file(folder, "twin.safetensors"), config=loaded.config["model"])
     else:
         classifiers = _write_foreign(folder, foreign, on_step)
-        labels, origin = foreign.labels, {"foreign_classifier": foreign.says}
+        # what was measured of the purifiers' own classifier says nothing of this one
+        purifiers_from = {"name": loaded.config["name"], **_without_figures(loaded.provenance)}
+        labels = foreign.labels
+        provenance = {"foreign_classifier": foreign.says, "purifiers_from": purifiers_from}
     on_step("golden outputs")
     make_golden(defence, image.height, image.width, foreign).save(folder / "golden.npz")
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
@@ -159,10 +165,15 @@ def _fill(
         classifiers=classifiers,
         golden=_file(folder, "golden.npz"),
         twin=twin,
-        provenance={**loaded.provenance, **origin, "export": _toolchain()},
+        provenance={**provenance, "export": _toolchain()},
     )
     (folder / "MODEL_CARD.md").write_text(render(manifest, labels), encoding="utf-8")
     write_manifest(folder, msgspec.structs.replace(manifest, card=_file(folder, "MODEL_CARD.md")))
+
+
+def _without_figures(provenance: dict[str, Any]) -> dict[str, Any]:
+    """How the purifiers were made: a provenance without accuracies and losses of the whole defence."""
+    return {key: value for key, value in provenance.items() if not any(word in key for word in MEASURED)}
 
 
 def _image(loaded: Loaded, foreign: ForeignClassifier | None) -> Image:
@@ -175,13 +186,6 @@ def _image(loaded: Loaded, foreign: ForeignClassifier | None) -> Image:
             f"--classifier-onnx {foreign.path}: it takes images of {foreign.height} x {foreign.width}, the "
             f"MAEP purifier {trained.height} x {trained.width} and no other; take one that fits the other"
         )
-    if loaded.family == "ren":
-        stride = int(loaded.defence.purifier.stride)
-        if foreign.height % stride or foreign.width % stride:
-            raise UsageError(
-                f"--classifier-onnx {foreign.path}: it takes images of {foreign.height} x {foreign.width}, "
-                f"expected multiples of {stride}, the stride of the REN purifier"
-            )
     return Image(height=foreign.height, width=foreign.width)
 
 

@@ -12,6 +12,8 @@ from export.cli.console import progress, require, show
 from sdk.cli.app import given
 from sdk.errors import UsageError
 
+MAX_SIDE = 4096
+
 if TYPE_CHECKING:
     from export.external_classifier.classifier import ForeignClassifier
     from trainer.checkpoint import Loaded
@@ -47,6 +49,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Its value of white.",
 )
+@click.option(
+    "--scores",
+    type=click.Choice(["logits", "probabilities"]),
+    help="What it gives.  [default: recognized; probabilities sum to 1]",
+)
+@click.option("--output", metavar="NAME", help="The value that holds its scores, if it has several outputs.")
+@click.option("--image-size", metavar="H,W", help="Its image's size, where the file leaves that open.")
 @options.images_option
 @options.report_option
 @options.json_option
@@ -100,6 +109,8 @@ def bundle_command(
             report=report,
             on_step=on_step,
         )
+    for note in foreign.notes if foreign else ():
+        click.echo(f"{classifier_onnx}: {note}", err=True)
     show(Bundle.open(out), outcome, as_json)
 
 
@@ -139,7 +150,28 @@ def _foreign(path: Path | None, loaded: Loaded, given: dict[str, Any]) -> Foreig
         color=given["color"],
         range=255 if given["white"] == "255" else 1,
     )
-    return ForeignClassifier(path, read_labels(given["labels"]), conventions, default_size=loaded.image_size)
+    return ForeignClassifier(
+        path,
+        read_labels(given["labels"]),
+        conventions,
+        image_size=_size(given["image_size"]),
+        scores=given["scores"],
+        output=given["output"],
+    )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        height = width = 0
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise UsageError(
+            f"--image-size {text}: expected height and width in pixels, up to {MAX_SIDE}, like 224,224"
+        )
+    return height, width
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

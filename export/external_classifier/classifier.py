@@ -1,32 +1,39 @@
 """Bring your own classifier: any ONNX file that maps one image to class scores, as a bundle's classifier.
 
 Its own conventions (normalization, range, colour and axis order) go into the graph, so that it takes what
-every engine
-takes: float32 (1, 3, H, W), RGB in [0, 1].  There is no torch twin of it.
+every engine takes: float32 (1, 3, H, W), RGB in [0, 1]. It has no torch twin.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxslim
 from onnx import TensorProto, helper, numpy_helper
 
+from export.external_classifier import scores as score_kinds
 from export.external_classifier.conventions import Conventions
+from export.external_classifier.conversion import prepare, run_all
+from export.external_classifier.reading import first_line, refusal
+from export.inputs.synthetic_images import synthetic_images
 from export.precision.graph import finished
 from export.precision.ranges import session
 from export.torch_to_onnx import OPSET, ExportError
+from sdk.arrays import FloatImage
+from sdk.bundle import sha256_of
 from sdk.errors import UsageError
 
-CLIPPED = 1e-12  # the least probability whose logarithm is taken
-KEEP_VALUES = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
+N_SAMPLES = 8
+SEED = 11
+SAME = 1e-3  # of the scores' spread: how far rewriting the graph may move them
 SUBGRAPHS = ("If", "Loop", "Scan")
+BYTE_ORDER_MARK = "\ufeff"
 
 
 class ForeignClassifier:
@@ -34,53 +41,64 @@ class ForeignClassifier:
 
     Args:
         path: the file.
-        labels: one for each of its scores.
+        labels: one for each of its scores; two where it gives one score.
         conventions: how it wants its image.
-        default_size: height and width of its images where the file leaves them open.
+        image_size: height and width of its images where the file leaves them open.
+        scores: what its scores are; None recognizes them on a few images.
+        output: name of the value that holds the scores, where that isn't the file's only output.
 
     Attributes:
         height, width: of its images.
+        scores: "logits" or "probabilities".
+        notes: what was changed on the way to an engine, each as a short sentence.
         says: where it comes from, for the provenance.
 
     Raises:
         UsageError: the file is absent, or is no classifier of one image with as many classes as labels.
-        ExportError: its graph can't be brought to this project's form.
+        ExportError: its graph can't be brought to an engine's form.
     """
 
     def __init__(
-        self, path: Path, labels: tuple[str, ...], conventions: Conventions, *, default_size: int
+        self,
+        path: Path,
+        labels: tuple[str, ...],
+        conventions: Conventions,
+        *,
+        image_size: tuple[int, int] | None = None,
+        scores: score_kinds.Scores | None = None,
+        output: str | None = None,
     ) -> None:
         self.path, self.labels, self.conventions = path, labels, conventions
-        self.model = _read(path)
-        self._input = _only_input(path, self.model)
-        self.height, self.width = self._fix_shape(default_size)
-        self._given = session(
-            path.read_bytes() if not _has_external(path) else self.model.SerializeToString(), str(path)
+        prepared = prepare(path, conventions, output=output, image_size=image_size, samples=_samples)
+        self.model, self._input = prepared.model, prepared.input
+        self.height, self.width = prepared.height, prepared.width
+        self.notes = list(prepared.notes)
+        self._output = output
+        self._given = session(self.model.SerializeToString(), str(path))
+        found = self._scores(_samples(self.height, self.width))
+        self.n_scores = found.shape[1]
+        self.scores: score_kinds.Scores = score_kinds.recognize(
+            path, found, len(labels), scores, ends_in_sigmoid=prepared.ends_in_sigmoid
         )
-        self._check_scores()
 
     @property
     def says(self) -> dict[str, Any]:
-        from sdk.bundle import sha256_of
-
-        return {"file": self.path.name, "sha256": sha256_of(self.path), **vars(self.conventions)}
+        return {
+            "file": self.path.name,
+            "sha256": sha256_of(self.path),
+            **vars(self.conventions),
+            "scores": self.scores,
+            **({} if self._output is None else {"output": self._output}),
+            **({"changes": self.notes} if self.notes else {}),
+        }
 
     @property
     def gives_probabilities(self) -> bool:
-        """Whether a softmax makes the scores, so that their logarithm serves as logits.
+        return self.scores == "probabilities"
 
-        Between it and the output may stand operators that leave every value as it is.
-        """
-        makers = {value: node for node in self.model.graph.node for value in node.output}
-        maker = makers.get(self.model.graph.output[0].name)
-        while maker is not None and maker.op_type in KEEP_VALUES:
-            maker = makers.get(maker.input[0])
-        return maker is not None and maker.op_type == "Softmax"
-
-    def classify(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def classify(self, images: FloatImage) -> FloatImage:
         """Logits (B, n_classes) of ``images`` (B, 3, H, W), RGB in [0, 1], by the file as it was given."""
-        scores = np.concatenate([self._scores(image[None]) for image in images])
-        return np.log(np.maximum(scores, np.float32(CLIPPED))) if self.gives_probabilities else scores
+        return score_kinds.logits_of(self._scores(images), self.scores)
 
     def engine_bytes(self, name: str) -> bytes:
         """The classifier as an engine's ONNX file: input ``image``, output ``logits``.
@@ -92,29 +110,60 @@ class ForeignClassifier:
             if node.domain not in ("", "ai.onnx") or node.op_type in SUBGRAPHS:
                 operator = f"{node.domain}.{node.op_type}".lstrip(".")
                 raise ExportError(
-                    f"{self.path}: operator {operator}: expected ONNX's own operators without control flow; "
-                    "export the classifier again without it"
+                    f"{self.path}: operator {operator}: expected ONNX's own operators without control flow",
+                    hint="export the classifier again without it",
                 )
-        try:
-            model = (
-                onnx.version_converter.convert_version(self.model, OPSET)
-                if self._opset != OPSET
-                else self.model
-            )
-            graph = onnxslim.slim(model).graph
-        except Exception as error:  # the converter and the simplifier share no narrower base
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ExportError(
-                f"{self.path}: can't be brought from opset {self._opset} to {OPSET}: {reason}; "
-                f"export the classifier again with opset {OPSET}"
-            ) from error
-        nodes, weights = _renamed(graph, self._input.name)
+        graph = self._simplified(self._in_our_opset()).graph
+        nodes, weights = _renamed(graph, self._input)
         front, front_weights = self.conventions.nodes()
         inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, self.height, self.width])]
         outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(self.labels)])]
         wrapped = helper.make_model(helper.make_graph([], name, inputs, outputs))
-        back, back_weights = self._back()
+        back, back_weights = score_kinds.nodes(self.n_scores, self.scores)
         return finished(wrapped, [*front, *nodes, *back], [*front_weights, *weights, *back_weights])
+
+    def _in_our_opset(self) -> onnx.ModelProto:
+        if self._opset == OPSET:
+            return self.model
+        try:
+            converted = onnx.version_converter.convert_version(self.model, OPSET)
+            same = self._is_same(converted)
+        except Exception as error:  # the converter has errors of its own, without a common base
+            raise self._cannot_convert(first_line(error)) from error
+        if not same:
+            raise self._cannot_convert("its scores change")
+        return converted
+
+    def _simplified(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The graph folded and fused; as it is where that fails or changes what it computes."""
+        try:
+            slim = onnxslim.slim(onnx.ModelProto.FromString(model.SerializeToString()))
+            why = None if self._is_same(slim) else "changed its scores"
+        except Exception as error:  # whatever the simplifier raises, or what it made can't be run
+            why = f"failed ({first_line(error)})"
+        if why is None:
+            return slim
+        note = f"simplifying the graph {why}, so it is kept as it is"
+        if note not in self.notes:
+            self.notes.append(note)
+        return model
+
+    def _is_same(self, model: onnx.ModelProto) -> bool:
+        inputs = self.conventions.apply(_samples(self.height, self.width))
+        expected, found = (
+            np.stack(run_all(self.path, one, self._input, [image[None] for image in inputs]))
+            for one in (self.model, model)
+        )
+        spread = max(float(expected.std()), float(np.abs(expected).max()) * 0.01, 1e-6)
+        return found.size == expected.size and bool(
+            np.abs(found.ravel() - expected.ravel()).max() <= SAME * spread
+        )
+
+    def _cannot_convert(self, reason: str) -> ExportError:
+        return ExportError(
+            f"{self.path}: can't be brought from opset {self._opset} to {OPSET}: {reason}",
+            hint=f"export the classifier again with opset {OPSET}",
+        )
 
     @property
     def _opset(self) -> int:
@@ -122,108 +171,51 @@ class ForeignClassifier:
             (int(entry.version) for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")), 0
         )
 
-    def _back(self) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-        """From the classifier's ``scores`` to ``logits`` (1, n_classes)."""
-        weights = [
-            numpy_helper.from_array(np.array([1, len(self.labels)], np.int64), "back_shape"),
-            numpy_helper.from_array(np.float32(CLIPPED), "back_least"),
-        ]
-        if not self.gives_probabilities:
-            return [
-                helper.make_node("Reshape", ["scores", "back_shape"], ["logits"], name="back_Reshape")
-            ], weights
-        return [
-            helper.make_node("Reshape", ["scores", "back_shape"], ["back_0"], name="back_Reshape"),
-            helper.make_node("Max", ["back_0", "back_least"], ["back_1"], name="back_Max"),
-            helper.make_node("Log", ["back_1"], ["logits"], name="back_Log"),
-        ], weights
-
-    def _fix_shape(self, default_size: int) -> tuple[int, int]:
-        """Make the input's shape static, of one image; its height and width."""
-        dims = self._input.type.tensor_type.shape.dim
-        channels, height, width = (1, 2, 3) if self.conventions.layout == "nchw" else (3, 1, 2)
-        got = [dim.dim_value or dim.dim_param or "?" for dim in dims]
-        if len(dims) != 4 or dims[0].dim_value not in (0, 1) or dims[channels].dim_value not in (0, 3):
-            form = "(1, 3, H, W)" if self.conventions.layout == "nchw" else "(1, H, W, 3)"
-            raise UsageError(
-                f"--classifier-onnx {self.path}: expected an input {form} for --layout "
-                f"{self.conventions.layout}, got {got}"
-            )
-        dims[0].dim_value, dims[channels].dim_value = 1, 3
-        for axis in (height, width):
-            dims[axis].dim_value = dims[axis].dim_value or default_size
-        return dims[height].dim_value, dims[width].dim_value
-
-    def _check_scores(self) -> None:
-        found = self._scores(np.full((1, 3, self.height, self.width), 0.5, np.float32))
-        if found.shape != (1, len(self.labels)):
-            raise UsageError(
-                f"--classifier-onnx {self.path}: it gives {found.shape[1]} scores for an image, and --labels "
-                f"has {len(self.labels)}; give one label a line, in the order of the scores"
-            )
-
-    def _scores(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        try:
-            found = self._given.run(None, {self._input.name: self.conventions.apply(image)})
-        except Exception as error:  # ONNX Runtime's own error classes share no narrower base
-            reason = " ".join(str(error).split())
-            raise UsageError(
-                f"--classifier-onnx {self.path}: it doesn't run on one image: {reason}"
-            ) from error
-        return np.asarray(found[0], np.float32).reshape(1, -1)
+    def _scores(self, images: FloatImage) -> FloatImage:
+        """Scores (B, n_scores), one image after the other."""
+        rows = []
+        for image in self.conventions.apply(images):
+            try:
+                row = self._given.run(None, {self._input: image[None]})[0]
+            except Exception as error:  # ONNX Runtime's own error classes share no narrower base
+                reason = " ".join(str(error).split())
+                raise refusal(self.path, f"it doesn't run on one image: {reason}") from error
+            rows.append(np.asarray(row, np.float32).reshape(-1))
+        scores: FloatImage = np.stack(rows)
+        return scores
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names in ``path``, one a line.
+    """The class names in ``path``, one a line, in Unicode's composed form; a name may occur twice.
+
+    A byte order mark and empty lines at the end are left out.
 
     Raises:
-        UsageError: it can't be read, or a line is empty.
+        UsageError: it can't be read, or a line between others is empty.
     """
     try:
-        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8").removeprefix(BYTE_ORDER_MARK)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UsageError(
-            f"--labels {path}: can't be read: {reason}; give a text file, one label a line"
+            f"--labels {path}: can't be read: {reason}", hint="give a text file, one label a line"
         ) from None
-    if not labels or not all(labels):
-        raise UsageError(f"--labels {path}: expected one label a line and no empty line")
-    return labels
-
-
-def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise UsageError(f"--classifier-onnx {path}: no such file")
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf's, ONNX's and the file system's errors alike
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--classifier-onnx {path}: not readable as an ONNX model: {reason}") from None
-    return model
-
-
-def _has_external(path: Path) -> bool:
-    """Whether weights lie in files beside ``path``."""
-    model = onnx.load(path, load_external_data=False)
-    return any(weight.data_location == TensorProto.EXTERNAL for weight in model.graph.initializer)
-
-
-def _only_input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    weights = {weight.name for weight in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    outputs = [value.name for value in model.graph.output]
-    if len(inputs) != 1 or len(outputs) != 1:
+    lines = [unicodedata.normalize("NFC", " ".join(line.split())) for line in text.rstrip().split("\n")]
+    empty = [number for number, line in enumerate(lines, 1) if not line]
+    if empty:
+        what = "it is empty" if lines == [""] else f"line {empty[0]} is empty"
         raise UsageError(
-            f"--classifier-onnx {path}: expected one input and one output, "
-            f"got inputs {[value.name for value in inputs]}, outputs {outputs}"
+            f"--labels {path}: {what}, expected one label a line and no empty line",
+            hint="remove it, or give the label that belongs there",
         )
-    if inputs[0].type.tensor_type.elem_type != TensorProto.FLOAT:
-        kind = TensorProto.DataType.Name(inputs[0].type.tensor_type.elem_type)
-        raise UsageError(
-            f"--classifier-onnx {path}: expected a float32 input, got {kind}; export it in float32"
-        )
-    return inputs[0]
+    return tuple(lines)
+
+
+def _samples(height: int, width: int) -> FloatImage:
+    """A few natural-looking images (N, 3, H, W) in [0, 1]."""
+    pixels = synthetic_images(N_SAMPLES, height, width, seed=SEED).numpy()
+    images: FloatImage = np.divide(pixels, 255, dtype=np.float32)
+    return images
 
 
 def _renamed(graph: onnx.GraphProto, given: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

@@ -178,6 +178,8 @@ def sparse_purify(
     def advance(code: Tensor) -> Tensor:
         return active * code if threshold is None else shrink(active * code, step * threshold)
 
+    height, width = images.shape[2:]
+    images = _padded(images, stride)
     mean = images.mean(dim=(2, 3), keepdim=True)
     target = images - mean  # (B, 3, H, W)
     code = advance(step * F.conv2d(target, atoms, stride=stride, padding=padding))
@@ -185,7 +187,18 @@ def sparse_purify(
         residual = target - F.conv_transpose2d(code, atoms, stride=stride, padding=padding)
         code = advance(code + step * F.conv2d(residual, atoms, stride=stride, padding=padding))
     decoded = F.conv_transpose2d(code, atoms, stride=stride, padding=padding)
-    return code, (mean + decoded * contrast_ratio(target, decoded)).clamp(0, 1)
+    purified = (mean + decoded * contrast_ratio(target, decoded)).clamp(0, 1)
+    return code, purified if purified.shape[2:] == (height, width) else purified[:, :, :height, :width]
+
+
+def _padded(images: Tensor, multiple: int) -> Tensor:
+    """``images`` with their last row and column repeated until both sides are multiples."""
+    for dim in (2, 3):
+        missing = -images.shape[dim] % multiple
+        if missing:
+            last = images.narrow(dim, images.shape[dim] - 1, 1)
+            images = torch.cat([images, *[last] * missing], dim)
+    return images
 
 
 def shrink(code: Tensor, threshold: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle.write import write_bundle
-from export.external_classifier.classifier import ForeignClassifier, read_labels
+from export.external_classifier.classifier import ForeignClassifier
 from export.external_classifier.conventions import Conventions
 from export.inputs.synthetic_images import synthetic_images
 from export.precision.ranges import session
@@ -116,7 +116,7 @@ def test_the_engine_answers_as_the_file_does_under_its_own_conventions(
 ) -> None:
     shape = ["batch", 16, 16, 3] if conventions.layout == "nhwc" else ["batch", 3, 16, 16]
     path = write_classifier(tmp_path / "net.onnx", end=end, shape=shape, white=conventions.range)
-    foreign = ForeignClassifier(path, LABELS, conventions, default_size=32)
+    foreign = ForeignClassifier(path, LABELS, conventions)
     given = session(path.read_bytes(), "given")
     scores = np.concatenate(
         [given.run(None, {"input": conventions.apply(image[None])})[0] for image in images()]
@@ -130,7 +130,7 @@ def test_the_engine_answers_as_the_file_does_under_its_own_conventions(
 @pytest.mark.parametrize("shaped_by", ["Identity", "Flatten", "Reshape", "Unsqueeze Squeeze"])
 def test_a_softmax_before_operators_that_only_shape_is_one_too(tmp_path: Path, shaped_by: str) -> None:
     path = write_classifier(tmp_path / "net.onnx", end=f"Softmax {shaped_by}")
-    foreign = ForeignClassifier(path, LABELS, IMAGENET, default_size=16)
+    foreign = ForeignClassifier(path, LABELS, IMAGENET)
     assert foreign.gives_probabilities
     given = session(path.read_bytes(), "given")
     expected = np.concatenate(
@@ -141,12 +141,12 @@ def test_a_softmax_before_operators_that_only_shape_is_one_too(tmp_path: Path, s
 
 def test_shaping_operators_alone_make_no_probabilities(tmp_path: Path) -> None:
     path = write_classifier(tmp_path / "net.onnx", end="Unsqueeze Squeeze")
-    assert not ForeignClassifier(path, LABELS, IMAGENET, default_size=16).gives_probabilities
+    assert not ForeignClassifier(path, LABELS, IMAGENET).gives_probabilities
 
 
 def test_nothing_of_the_files_own_names_remains_and_the_header_is_ours(tmp_path: Path) -> None:
     path = write_classifier(tmp_path / "net.onnx")
-    data = ForeignClassifier(path, LABELS, IMAGENET, default_size=16).engine_bytes("classifier-00")
+    data = ForeignClassifier(path, LABELS, IMAGENET).engine_bytes("classifier-00")
     model = onnx.load_model_from_string(data)
     assert (model.ir_version, model.producer_name, model.graph.name) == (10, "edge-purify", "classifier-00")
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
@@ -197,21 +197,24 @@ def test_the_purifiers_may_come_from_a_bundle(exported: Path, labels_path: Path,
 
 def test_ren_purifiers_take_the_size_of_the_classifier(loaded: Any, tmp_path: Path) -> None:
     path = write_classifier(tmp_path / "net.onnx", shape=[1, 3, 24, 32])
-    foreign = ForeignClassifier(path, LABELS, IMAGENET, default_size=16)
+    foreign = ForeignClassifier(path, LABELS, IMAGENET)
     write_bundle(loaded, tmp_path / "out", foreign=foreign, n_images=2)
     image = Bundle.open(tmp_path / "out").manifest.image
     assert (image.height, image.width) == (24, 32)
 
 
 @pytest.mark.parametrize("shape", [[1, 3, 33, 32], [1, 3, 32, 33]])
-def test_ren_purifiers_take_multiples_of_their_stride(loaded: Any, tmp_path: Path, shape: list[int]) -> None:
+def test_ren_purifiers_take_odd_sides(loaded: Any, tmp_path: Path, shape: list[int]) -> None:
+    """The last row or column is repeated for the purifier, and cut off behind it, in torch too."""
     path = write_classifier(tmp_path / "net.onnx", shape=shape)
-    foreign = ForeignClassifier(path, LABELS, IMAGENET, default_size=16)
-    with pytest.raises(
-        UsageError, match=r"takes images of 3[23] x 3[23], expected multiples of 2, the stride of the REN"
-    ):
-        write_bundle(loaded, tmp_path / "out", foreign=foreign)
-    assert not (tmp_path / "out").exists()
+    foreign = ForeignClassifier(path, LABELS, IMAGENET)
+    found = write_bundle(loaded, tmp_path / "out", foreign=foreign, n_images=2)
+    image = Bundle.open(tmp_path / "out").manifest.image
+    assert [1, 3, image.height, image.width] == shape
+    assert {one.output for one in found.deviations if one.against == "twin"} == {"purified image"}
+    with Purifier.load(tmp_path / "out", seed=1) as purifier:
+        result = purifier(np.full((60, 70, 3), 90, np.uint8))
+        assert result.purified.shape == (*shape[2:], 3)
 
 
 def test_maep_purifiers_have_one_size(maep_checkpoint_path: Path, labels_path: Path, tmp_path: Path) -> None:
@@ -223,22 +226,32 @@ def test_maep_purifiers_have_one_size(maep_checkpoint_path: Path, labels_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_an_open_size_becomes_that_of_the_purifiers(tmp_path: Path) -> None:
-    path = write_classifier(tmp_path / "net.onnx", shape=[1, 3, "height", "width"])
-    foreign = ForeignClassifier(path, LABELS, IMAGENET, default_size=20)
-    assert (foreign.height, foreign.width) == (20, 20)
+@pytest.mark.parametrize("size", ["height", -1, 0])
+def test_an_open_size_must_be_given(tmp_path: Path, size: object) -> None:
+    """Paddle's exporter writes -1; others leave a name, or nothing."""
+    path = write_classifier(tmp_path / "net.onnx", shape=[1, 3, size, size])
+    with pytest.raises(UsageError, match=r"leaves the height and width of its image open.*--image-size H,W"):
+        ForeignClassifier(path, LABELS, IMAGENET)
+    foreign = ForeignClassifier(path, LABELS, IMAGENET, image_size=(20, 24))
+    assert (foreign.height, foreign.width) == (20, 24)
+    assert wrapped(foreign, images(2, 24)[:, :, :20]).shape == (2, 3)
+
+
+def test_a_size_that_the_file_fixes_cannot_be_changed(tmp_path: Path) -> None:
+    path = write_classifier(tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match=r"--image-size 32,32: .* takes images of 16 x 16 and no other"):
+        ForeignClassifier(path, LABELS, IMAGENET, image_size=(32, 32))
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         (
-            {"shape": [8, 3, 16, 16]},
-            r"expected an input \(1, 3, H, W\) for --layout nchw, got \[8, 3, 16, 16\]",
+            {"shape": ["batch", 16, 16, 3]},
+            r"expected an input \(1, 3, H, W\) for --layout nchw, .*--layout nhwc",
         ),
-        ({"shape": ["batch", 16, 16, 3]}, r"expected an input \(1, 3, H, W\) for --layout nchw"),
-        ({"outputs": 2}, "expected one input and one output, got .*'scores', '/f'"),
-        ({"dtype": TensorProto.FLOAT16}, "expected a float32 input, got FLOAT16"),
+        ({"outputs": 2}, r"it has 2 outputs: 'scores', '/f'; name the one .* by --output NAME"),
+        ({"dtype": TensorProto.BOOL}, "expected an image of floats or integers, got bool"),
     ],
 )
 def test_a_file_that_is_no_classifier_of_one_image(
@@ -246,18 +259,18 @@ def test_a_file_that_is_no_classifier_of_one_image(
 ) -> None:
     path = write_classifier(tmp_path / "net.onnx", **change)
     with pytest.raises(UsageError, match=complaint) as caught:
-        ForeignClassifier(path, LABELS, IMAGENET, default_size=16)
+        ForeignClassifier(path, LABELS, IMAGENET)
     assert "\n" not in str(caught.value)
 
 
 def test_as_many_labels_as_scores(tmp_path: Path) -> None:
     path = write_classifier(tmp_path / "net.onnx")
     with pytest.raises(UsageError, match="gives 3 scores for an image, and --labels has 2"):
-        ForeignClassifier(path, LABELS[:2], IMAGENET, default_size=16)
+        ForeignClassifier(path, LABELS[:2], IMAGENET)
 
 
 def test_operators_that_are_not_onnx_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign = ForeignClassifier(write_classifier(tmp_path / "net.onnx"), LABELS, IMAGENET, default_size=16)
+    foreign = ForeignClassifier(write_classifier(tmp_path / "net.onnx"), LABELS, IMAGENET)
     foreign.model.graph.node[1].domain = "com.microsoft"
     with pytest.raises(ExportError, match=r"operator com\.microsoft\.Relu: expected ONNX's own operators"):
         foreign.engine_bytes("classifier-00")
@@ -311,9 +324,3 @@ def test_what_describes_another_classifier_is_refused_without_one(
 
 def test_a_bundle_without_another_classifier_is_no_checkpoint(exported: Path, tmp_path: Path) -> None:
     assert_one_line(run("bundle", exported, tmp_path / "out"), 2, "it is a folder; give a checkpoint's file")
-
-
-def test_labels_without_gaps(tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_text("red\n\nblue\n")
-    with pytest.raises(UsageError, match="one label a line and no empty line"):
-        read_labels(tmp_path / "labels.txt")
