@@ -66,10 +66,30 @@ def test_a_job_ends_and_fails_closed(job: Job) -> None:
 
 
 @pytest.mark.parametrize("job", jobs())
-def test_an_action_is_pinned_to_a_version(job: Job) -> None:
+def test_an_action_is_pinned_to_a_commit_and_keeps_no_token(job: Job) -> None:
     used = [step["uses"] for step in job["steps"] if "uses" in step]
     assert used[0].startswith("actions/checkout@")
-    assert all(re.fullmatch(r"actions/[a-z-]+@(v\d+|[0-9a-f]{40})", name) for name in used), used
+    assert all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", name) for name in used), used
+    assert used.count(used[0]) == 1
+    assert job["steps"][0]["with"]["persist-credentials"] is False  # the token stays off the disk
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_pinned_action_says_its_version_and_has_one(path: Path) -> None:
+    used = re.findall(r"uses: (\S+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)$", path.read_text(), re.MULTILINE)
+    assert len(used) == path.read_text().count("uses: ")
+    assert len(set(used)) == len({action for action, _, _ in used})
+
+
+def test_no_pull_request_reaches_a_machine_of_ours() -> None:
+    """A fork can edit a workflow; the settings that hold then are in docs/engines-in-ci.md."""
+    own = [job.values[0] for job in jobs() if "self-hosted" in job.values[0]["runs-on"]]
+    assert own
+    for job in own:
+        events = re.findall(r"event_name == '(\w+)'", job["if"])
+        assert sorted(events) == ["push", "workflow_dispatch"]
+        assert "github.event_name == 'push' && startsWith(github.ref, 'refs/tags/v')" in job["if"]
+        assert job["environment"] == "gpu"
 
 
 @pytest.mark.parametrize("job", jobs())

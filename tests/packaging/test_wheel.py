@@ -74,12 +74,13 @@ def test_the_sdist_builds_what_the_checkout_does(dist: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a fresh environment with the wheel and the runtime's dependencies alone."""
+    """The programs of a fresh environment with the runtime's dependencies, by their hashes, and the wheel."""
     folder = tmp_path_factory.mktemp("fresh")
     call(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
     line = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    call(*line, "--constraint", ROOT / "constraints.txt", wheel, cwd=folder)
+    call(*line, "--require-hashes", "--requirement", ROOT / "requirements.lock", cwd=folder)
+    call(*line, wheel, cwd=folder)
     return programs
 
 

@@ -1,0 +1,124 @@
+"""The lock file, the bill of materials and the audit of the runtime's dependencies."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(text: str) -> dict[str, set[str]]:
+    """The versions of every package that is pinned in the text of a requirements file."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE):
+        found.setdefault(normalized(name), set()).add(version)
+    return found
+
+
+def test_every_dependency_of_the_runtime_is_locked_with_hashes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["web"], *extras["signing"]]
+    names = {normalized(re.match(r"[\w.-]+", requirement)[0]) for requirement in wanted}  # type: ignore[index]
+    assert names <= set(pins(LOCK))
+    entries = re.split(r"\n(?=\S)", LOCK.strip())[1:]
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+
+
+def test_locked_versions_are_those_that_are_tested() -> None:
+    tested = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    assert not {
+        name: versions for name, versions in pins(LOCK).items() if versions != tested.get(name, versions)
+    }
+
+
+def test_the_bill_of_materials_names_what_is_locked(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("cyclonedx-py")
+    if not program.exists():
+        pytest.skip("cyclonedx-bom isn't installed")
+    path = tmp_path / "sbom.json"
+    environment = {"PATH": f"{program.parent}:/usr/bin:/bin"}
+    line = [str(ROOT / "ci" / "sbom.sh"), str(path)]
+    made = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    bill = json.loads(path.read_text(encoding="utf-8"))
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == "edge-purify"
+    components: dict[str, set[str]] = {}
+    for component in bill["components"]:
+        components.setdefault(normalized(component["name"]), set()).add(component["version"])
+    assert components == pins(LOCK)
+
+
+@pytest.fixture
+def audit() -> ModuleType:
+    spec = spec_from_file_location("audit", ROOT / "ci" / "audit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+KNOWN = {"name": "click", "version": "8.5.1", "vulns": []}
+UNKNOWN = {"name": "rich", "skip_reason": "not found"}
+VULNERABLE = {"name": "aiohttp", "version": "1.0", "vulns": [{"id": "PYSEC-0"}]}
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "exit_code", "says"),
+    [
+        ([KNOWN, KNOWN], 0, "audit: 2 packages, 0 with known vulnerabilities"),
+        ([KNOWN, UNKNOWN], 0, "audit: not in the database: rich"),
+        ([UNKNOWN, UNKNOWN], 0, "audit: skipped: the advisory database can't be reached"),
+        ([KNOWN, VULNERABLE], 1, "PYSEC-0"),
+    ],
+)
+def test_the_audit_fails_on_a_vulnerability_and_tells_what_it_skipped(
+    audit: ModuleType,
+    dependencies: list[dict[str, object]],
+    exit_code: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert audit.verdict(dependencies) == exit_code
+    assert says in capsys.readouterr().out
+
+
+def test_the_script_that_pins_actions_takes_the_commit_of_a_tag(tmp_path: Path) -> None:
+    """Against a stand-in for git that answers as ls-remote does for an annotated tag."""
+    workflows = tmp_path / ".github" / "workflows"
+    workflows.mkdir(parents=True)
+    (workflows / "test.yml").write_text(f"      - uses: actions/checkout@{'1' * 40} # v4.2.2\n")
+    (tmp_path / "ci").mkdir()
+    shutil.copy(ROOT / "ci" / "pin-actions.sh", tmp_path / "ci")
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(
+        f"#!/bin/sh\nprintf '{'a' * 40}\\trefs/tags/v5.0.0\\n{'b' * 40}\\trefs/tags/v5.0.0^{{}}\\n'\n"
+    )
+    git.chmod(0o755)
+    line = [str(tmp_path / "ci" / "pin-actions.sh"), "actions/checkout@v5.0.0"]
+    environment = {"PATH": f"{git.parent}:/usr/bin:/bin"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (workflows / "test.yml").read_text() == f"      - uses: actions/checkout@{'b' * 40} # v5.0.0\n"
