@@ -76,8 +76,10 @@ class Source(ABC):
     _observer: Observer | None = None
 
     def observe(self, observer: Observer | None) -> None:
-        """Report every change of state from now on to ``observer``; None ends that."""
+        """Report the state, and every change of it from now on, to ``observer``; None ends that."""
         self._observer = observer
+        if observer is not None and self.state is not SourceState.CONNECTING:
+            observer(SourceEvent(self.name, self.state))
 
     def report(self, state: SourceState, reason: str | None = None) -> None:
         """Note a state; the observer hears of it if it is another one, and nothing follows the last one."""

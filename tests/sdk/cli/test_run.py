@@ -397,3 +397,112 @@ def test_missing_opencv_is_one_line_with_the_remedy(arguments: list[str], tiny_b
     (line,) = done.stderr.splitlines()
     assert line.startswith("edge-purify: error: ")
     assert "; pip install 'edge-purify[opencv]', or on a Jetson apt install python3-opencv" in line
+
+
+# --- several sources, regions, scores
+
+
+def test_several_sources_with_a_saved_file_each(
+    edge_purify: Callable[..., Output], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    first, second = write_video(tmp_path / "a.avi", 6), write_video(tmp_path / "b.avi", 9)
+    lines, saved = tmp_path / "out.jsonl", tmp_path / "saved.avi"
+    code, out, err = edge_purify(
+        "--source", first, "--source", second, "--bundle", tiny_bundle, "--json", lines, "--save", saved
+    )
+    assert (code, out) == (0, "")
+    records = read_records(lines)
+    for path, n_frames in ((first, 6), (second, 9)):
+        assert [each.frame for each in records if each.source == str(path)] == list(range(n_frames))
+        assert f"{path}: {n_frames} frames, ended" in err
+    assert [count_frames(tmp_path / f"saved-{i}.avi") for i in (1, 2)] == [6, 9]
+    assert not saved.exists()
+
+
+@pytest.mark.parametrize("policy", ["end", "keep"])
+def test_source_that_fails_beside_another(
+    policy: str, edge_purify: Callable[..., Output], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bad, good = cut(write_video(tmp_path / "bad.avi"), 0.5), write_video(tmp_path / "good.avi", 90)
+    (tmp_path / "list").write_text(f"{bad}\n{good}\n")
+    code, _, err = edge_purify(
+        "--source", f"@{tmp_path / 'list'}", "--bundle", tiny_bundle, "--on-source-error", policy
+    )
+    assert code == 1
+    assert any("bad.avi: ended after " in line for line in err)
+    assert (f"{good}: 90 frames, ended" in err) == (policy == "keep")
+
+
+def test_source_that_cannot_be_opened_is_left_out_if_asked(
+    edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path
+) -> None:
+    arguments = ["--source", "absent.mp4", "--source", clip, "--bundle", tiny_bundle]
+    code, _, err = edge_purify(*arguments)
+    assert (code, len(err)) == (1, 1)
+    _, _, err = edge_purify(*arguments, "--on-source-error", "keep")
+    assert any(line.startswith("edge-purify: left out: absent.mp4: no such file") for line in err)
+    assert any(line.startswith(f"{N_FRAMES} frames in ") for line in err)
+
+
+def test_folder_with_a_damaged_picture(
+    edge_purify: Callable[..., Output], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    import cv2
+    import numpy as np
+
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        assert cv2.imwrite(str(tmp_path / "in" / f"{i}.jpg"), np.full((200, 300, 3), 90, np.uint8))
+    (tmp_path / "in" / "2.jpg").write_bytes((tmp_path / "in" / "2.jpg").read_bytes()[:900])
+    lines, folder = tmp_path / "out.jsonl", tmp_path / "saved"
+    code, _, err = edge_purify(
+        "--source", tmp_path / "in", "--on-error", "skip", "--bundle", tiny_bundle,
+        "--json", lines, "--save", folder,
+    )  # fmt: skip
+    assert code == 0
+    records = read_records(lines)
+    assert [each.label is None for each in records] == [False, False, True, False]
+    assert [each.error is None for each in records] == [True, True, False, True]
+    assert ", 1 without a label" in err[0]
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_regions_scores_and_hidden_draws(
+    edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path
+) -> None:
+    lines, saved = clip.with_name("out.jsonl"), clip.with_name("saved.avi")
+    code, _, err = edge_purify(
+        "--source", clip, "--bundle", tiny_bundle, "--json", lines, "--save", saved, "--hide-draw",
+        "--roi", "0,0,32,32", "--roi", "40,10,20,30", "--min-score", "1", "--max-frames", 5,
+    )  # fmt: skip
+    assert code == 0, err
+    records = read_records(lines)
+    assert len(records) == 10
+    assert {each.label for each in records} == {"unsure"}
+    assert b"purifier-0" not in lines.read_bytes()
+    assert not any("purifier-0" in line for line in err)
+    assert [each.roi is not None and each.roi.x for each in records] == [0, 40] * 5
+
+
+def test_url_is_shown_by_scheme_and_host_alone(
+    edge_purify: Callable[..., Output], tmp_path: Path, tiny_bundle: Path, mjpeg_server: MjpegServer
+) -> None:
+    (tmp_path / "camera").write_text(
+        mjpeg_server.url("secretpath/live.mjpg?key=hunter2", user="admin:hunter2@")
+    )
+    lines = tmp_path / "out.jsonl"
+    code, out, err = edge_purify(
+        "--source",
+        f"@{tmp_path / 'camera'}",
+        "--bundle",
+        tiny_bundle,
+        "--json",
+        lines,
+        "--max-frames",
+        3,
+        "-v",
+    )
+    assert code == 0, err
+    assert {each.source for each in read_records(lines)} == {"http://127.0.0.1"}
+    for secret in ("hunter2", "secretpath", "admin"):
+        assert secret not in out + "".join(err) + lines.read_text()
