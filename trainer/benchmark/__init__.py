@@ -214,8 +214,9 @@ class Bare:
         state = self.state
         for part in self.parts:
             with state.fabric.no_backward_sync(state.objective):
-                loss, _ = state.loss(*part, self.step)
+                loss, _ = state.loss(*part, step=self.step)
                 state.fabric.backward(loss / len(self.parts))
+                state.plain_objective.after_backward()
         state.optimizer.zero_grad()
         self.step += 1
 

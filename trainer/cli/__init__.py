@@ -14,6 +14,7 @@ from sdk.cli.app import App, Stopped, given, is_first_process
 from sdk.errors import UsageError
 from sdk.host.terminal import echo
 from trainer.cli.console import Line, bars
+from trainer.cli.soften import soften
 
 if TYPE_CHECKING:
     from trainer.loop.progress import Progress
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 @click.version_option(package_name="edge-purify")
 def main() -> None:
     """Train purifiers and classifiers, and measure their robustness."""
+
+
+main.add_command(soften)
 
 
 @main.command()

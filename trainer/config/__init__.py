@@ -37,7 +37,7 @@ class Data(Section):
     are never read in training.
     """
 
-    name: Literal["cifar10", "svhn", "imagenet"]
+    name: Literal["cifar10", "svhn", "gtsrb", "imagenet"]
     validation: Count = 2000
     crop_padding: Annotated[int, msgspec.Meta(ge=0)] = 4
     flip: bool = True
@@ -198,12 +198,20 @@ class CleanRecipe(Section, tag_field="kind", tag="clean"):
 
 
 class AdversarialRecipe(Section, tag_field="kind", tag="adversarial"):
-    """Adversarial training by N-FGSM, with two-step PGD at the end, attacking and updating the same draw."""
+    """Adversarial training by N-FGSM, with two-step PGD at the end, attacking and updating the same draw.
+
+    ``soft_targets`` is a file of ``edge-train soften``; the labels are then neither used nor smoothed in the
+    cross-entropy. ``weight_perturbation`` is the norm of the adversarial weight perturbation over the norm of
+    each weight of the classifier; see ``trainer.objectives.weight_perturbation``. Each process
+    and micro-batch perturbs by its own images' gradient.
+    """
 
     eps: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]
     eps_ramp: Share = 0.15  #: of training, in which eps rises from 0
     pgd_tail: Share = 0.1  #: of training, at its end, with two attack steps instead of one
-    probe_images: Count = 512  #: validation images attacked by PGD-10 after every epoch
+    probe_images: Count = 2000  #: validation images attacked by PGD-10 after every epoch
+    soft_targets: str | None = None
+    weight_perturbation: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0  #: 0: none
 
 
 class MaskedRecipe(Section, tag_field="kind", tag="masked"):
@@ -233,17 +241,31 @@ class AtopRecipe(Section, tag_field="kind", tag="atop"):
     eps: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]
     attack_steps: Count = 1  #: 1 is N-FGSM, more are PGD
     clean_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.25  #: of a batch, that is not attacked
-    probe_images: Count = 512  #: validation images attacked by PGD-10 after every epoch
+    probe_images: Count = 2000  #: validation images attacked by PGD-10 after every epoch
 
 
 Recipe = CleanRecipe | AdversarialRecipe | MaskedRecipe | AtopRecipe
 
 
 class Start(Section):
-    """Checkpoints whose averaged weights a run begins with; what is left out begins untrained."""
+    """Weights that a run starts from: a checkpoint, or a bundle's folder, whose twin is read.
+
+    What is left out starts untrained. At most one of ``classifier``, ``features`` and ``widen`` is given.
+    """
 
     purifier: str | None = None
     classifier: str | None = None
+    #: All of the classifier but its last linear layers: for a data set with other classes.
+    features: str | None = None
+    #: A classifier with narrower ``widths``, widened to the same function (Net2Net).
+    widen: str | None = None
+    #: Standard deviation of the noise that tells copied channels apart, over that of the weight.
+    widen_noise: Weight = 0.01
+
+    def __post_init__(self) -> None:
+        given = [key for key in ("classifier", "features", "widen") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[1]}: expected one source of the classifier, got {' and '.join(given)}")
 
 
 class Config(Section):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from sdk.errors import UsageError
 from trainer import checkpoint
-from trainer.config import Config
+from trainer.config import AdversarialRecipe, Config
 from trainer.data import DataSet
+from trainer.data.soft_targets import OpenedTargets, open_soft_targets
 from trainer.loop.fabric import open_fabric
 from trainer.loop.progress import Clock, Progress
 from trainer.loop.run import Run
@@ -42,12 +43,13 @@ def fit(
             config's numbers don't fit the images or the number of processes.
         TrainingError: the loss diverged, or the defence collapsed again.
         CheckpointError: a checkpoint can't be read or written.
+        DataError: the recipe's soft targets can't be read or are of other images.
     """
     fabric = open_fabric(config.optimizer.precision)
     fabric.launch()
     check_fit(config, training, fabric.world_size)
     _prepare_folder(out, resume)
-    run = Run(config, fabric, training, out)
+    run = Run(config, fabric, training, out, soft_targets=_soft_targets(config, training))
     if resume:
         run.load_state_dict(checkpoint.load(out / "last.pt"))
     else:
@@ -85,6 +87,11 @@ def check_fit(config: Config, training: DataSet, n_processes: int) -> None:
             f"optimizer.batch_size: expected a multiple of {parts}, the processes times "
             f"optimizer.micro_batches, got {config.optimizer.batch_size}"
         )
+
+
+def _soft_targets(config: Config, training: DataSet) -> OpenedTargets | None:
+    path = config.recipe.soft_targets if isinstance(config.recipe, AdversarialRecipe) else None
+    return open_soft_targets(Path(path), training) if path is not None else None
 
 
 def _prepare_folder(out: Path, resume: bool) -> None:

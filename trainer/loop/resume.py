@@ -10,6 +10,7 @@ from sdk.errors import UsageError
 from trainer import config as configs
 from trainer.config import Config
 from trainer.data import DataSet
+from trainer.data.soft_targets import OpenedTargets
 
 
 def digest_of(training: DataSet) -> str:
@@ -35,4 +36,16 @@ def check_same_run(
         raise UsageError(
             f"--resume: --data holds other training images than the run in {out} began with; "
             "give those, or another --out"
+        )
+
+
+def check_same_soft_targets(state: dict[str, Any], targets: OpenedTargets | None, out: Path) -> None:
+    """
+    Raises:
+        UsageError: the run of ``state`` trained on other soft targets.
+    """
+    if state["provenance"].get("soft_targets") != (targets.provenance if targets is not None else None):
+        raise UsageError(
+            f"--resume: recipe.soft_targets is another file than the run in {out} began with",
+            hint="give that one, or another --out",
         )

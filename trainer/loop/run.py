@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -21,26 +21,54 @@ from trainer import checkpoint, objectives
 from trainer import config as configs
 from trainer.config import AdversarialRecipe, AtopRecipe, Config, MaskedRecipe
 from trainer.data import DataSet, augment, keyed_generator
+from trainer.data.soft_targets import OpenedTargets
 from trainer.loop.optimization import make_average, make_optimizer, make_schedule
 from trainer.loop.progress import Clock, Progress
-from trainer.loop.resume import check_same_run, digest_of
+from trainer.loop.resume import check_same_run, check_same_soft_targets, digest_of
 from trainer.loop.validation import blind_accuracy, clean_accuracy, pgd_accuracy, pictures
 from trainer.loop.warm_start import begin
 from trainer.models import Draw, build
+from trainer.objectives.objective import LossAndTerms
+
+COLLAPSE_IMAGES = 512  # attacked to notice a collapse, which is far larger than the noise of so few
 
 
 class TrainingError(EdgePurifyError):
     """A run can't go on: its numbers are none any more, or its defence collapsed again."""
 
 
+class Batch(NamedTuple):
+    """A global batch, augmented, and its step's generator.
+
+    ``images`` float32 (B, 3, H, W), or (B, 6, H, W) with a bank's attacked ones; ``labels`` int64 (B,);
+    ``soft_targets`` float32 (B, C) if the recipe has them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    generator: torch.Generator
+    soft_targets: Tensor | None = None
+
+
 class Run:
     """The state of a run: model, average, optimizer, schedule and position.
 
-    ``out`` is the folder that ``save`` writes to.
+    Args:
+        out: folder that ``save`` writes to.
+        soft_targets: of the training images, if the recipe names some.
     """
 
-    def __init__(self, config: Config, fabric: Fabric, training: DataSet, out: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        fabric: Fabric,
+        training: DataSet,
+        out: Path,
+        *,
+        soft_targets: OpenedTargets | None = None,
+    ) -> None:
         self.config, self.fabric, self.training, self.out = config, fabric, training, out
+        self.soft_targets = soft_targets
         self.steps_per_epoch = len(training) // config.optimizer.batch_size
         self.steps = config.optimizer.epochs * self.steps_per_epoch
         self.step = 0
@@ -60,7 +88,9 @@ class Run:
 
     def begin(self) -> None:
         """At the weights of the checkpoints that the config starts from."""
-        self.ancestors = begin(self.defence, self.config.start)
+        self.ancestors = begin(self.defence, self.config.start, seed=self.config.seed)
+        if self.soft_targets is not None:
+            self.ancestors |= self.soft_targets.ancestor
 
     @property
     def epoch(self) -> int:
@@ -70,30 +100,37 @@ class Run:
     def train_epoch(self, clock: Clock) -> Iterator[Progress]:
         """The epoch's updates from the run's position on: one each time that the next is asked for."""
         clock.begin_epoch()
-        for images, labels, generator in self.rest_of_epoch():
-            terms = self.train_step(images, labels, generator)
+        for batch in self.rest_of_epoch():
+            terms = self.train_step(*batch)
             yield clock.tick(self.step, terms)
             if self.is_save_due():
                 self.save()
 
-    def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-        """The epoch's global batches from the run's position on, augmented, each with its step's generator.
+    def rest_of_epoch(self) -> Iterator[Batch]:
+        """The epoch's global batches from the run's position on.
 
         The short batch at the end of an epoch is dropped.
         """
         epoch, seed, size = self.epoch, self.config.seed, self.config.optimizer.batch_size
         order = torch.randperm(len(self.training), generator=keyed_generator(seed, "order", epoch))
         positions = range(self.step % self.steps_per_epoch, self.steps_per_epoch)
-        batches = self.training.stream(order[p * size : (p + 1) * size] for p in positions)
-        for position, batch in zip(positions, batches, strict=True):
+        rows = [order[p * size : (p + 1) * size] for p in positions]
+        for position, row, batch in zip(positions, rows, self.training.stream(rows), strict=True):
             generator = keyed_generator(seed, "step", epoch, position)
             data = self.config.data
             images = augment(
                 batch.pixels, crop_padding=data.crop_padding, flip=data.flip, generator=generator
             )
-            yield images, batch.targets, generator
+            soft = self.soft_targets.targets[row] if self.soft_targets is not None else None
+            yield Batch(images, batch.targets, generator, soft)
 
-    def train_step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> dict[str, float]:
+    def train_step(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        soft_targets: Tensor | None = None,
+    ) -> dict[str, float]:
         """One update on a global batch; returns this process's terms of the loss.
 
         Raises:
@@ -106,8 +143,11 @@ class Run:
         parts = self.own_rows(len(labels))
         for count, rows in enumerate(parts, start=1):
             with self.fabric.no_backward_sync(self.objective, enabled=count < len(parts)):
-                loss, terms = self.loss(images[rows], labels[rows], draw[rows], noise[rows], self.step)
+                soft = None if soft_targets is None else soft_targets[rows]
+                part = images[rows], labels[rows], draw[rows], noise[rows]
+                loss, terms = self.loss(*part, step=self.step, soft_targets=soft)
                 self.fabric.backward(loss / len(parts))
+                self.plain_objective.after_backward()
         self.optimizer.step()
         self.schedule.step()
         self.defence.after_update()
@@ -120,18 +160,27 @@ class Run:
         return values
 
     def loss(
-        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self,
+        images: Tensor,
+        labels: Tensor,
+        draw: Draw,
+        noise: Tensor,
+        *,
+        step: int,
+        soft_targets: Tensor | None = None,
+    ) -> LossAndTerms:
         """The objective of a (part of a) batch in ``step`` and its terms; see ``trainer.objectives``."""
         device = self.fabric.device
-        return self.objective(
+        loss: LossAndTerms = self.objective(
             images.to(device).contiguous(memory_format=self.layout),
             labels.to(device),
             draw.to(device),
             noise.to(device),
             step=step,
             share=step / self.steps,
+            soft_targets=None if soft_targets is None else soft_targets.to(device),
         )
+        return loss
 
     def own_rows(self, batch_size: int) -> list[slice]:
         """This process's rows of the global batch, a slice for each micro-batch.
@@ -161,8 +210,9 @@ class Run:
             else:
                 figures = clean_accuracy(self.averaged.module, images, seed)
             if isinstance(recipe, AdversarialRecipe | AtopRecipe):
-                few = images.subset(slice(recipe.probe_images))
-                figures["robust"] = pgd_accuracy(self.averaged.module, few, seed, eps=recipe.eps)
+                some = images.subset(slice(recipe.probe_images))
+                few = images.subset(slice(min(recipe.probe_images, COLLAPSE_IMAGES)))
+                figures["robust"] = pgd_accuracy(self.averaged.module, some, seed, eps=recipe.eps)
                 figures["robust_now"] = pgd_accuracy(self.defence, few, seed, eps=recipe.eps)
         return self.fabric.broadcast(
             figures
@@ -246,7 +296,7 @@ class Run:
             "n_averaged": self.averaged.n_averaged,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "position": {**position, "attack_steps": getattr(self.plain_objective, "attack_steps", 1)},
+            "position": {**position, "attack_steps": self.plain_objective.attack_steps},
             "provenance": {
                 "config": config,
                 "epochs": self.epoch,
@@ -254,6 +304,7 @@ class Run:
                 "validation_accuracy": self.figures,
                 "torch": str(torch.__version__),
                 "ancestors": self.ancestors,
+                **({"soft_targets": self.soft_targets.provenance} if self.soft_targets is not None else {}),
             },
         }
 
@@ -264,6 +315,7 @@ class Run:
             UsageError: it is of another config, or of a run on other images.
         """
         check_same_run(state, self.config, self.training, self.data_digest, self.out)
+        check_same_soft_targets(state, self.soft_targets, self.out)
         self.defence.load_state_dict(state["model"])
         self.averaged.module.load_state_dict(state["averaged"])
         self.averaged.n_averaged.copy_(state["n_averaged"])
@@ -274,8 +326,7 @@ class Run:
         self.figures = position["figures"]
         self.rolled_back_to = position.get("rolled_back_to")
         self.ancestors = state["provenance"]["ancestors"]
-        if hasattr(self.plain_objective, "attack_steps"):
-            self.plain_objective.attack_steps = position["attack_steps"]
+        self.plain_objective.attack_steps = position["attack_steps"]
 
     def _check_weights(self) -> None:
         weights = (*self.defence.state_dict().values(), *self.averaged.module.state_dict().values())

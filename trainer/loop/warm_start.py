@@ -1,51 +1,94 @@
-"""Begin a run with the weights of earlier ones: of the stage before it, of the classifier it defends."""
+"""Warm starts: initialize a run's model from earlier runs, or from a bundle's twin."""
 
 from __future__ import annotations
 
+from collections.abc import Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sdk.bundle import Bundle
 from sdk.errors import UsageError
 from trainer import checkpoint
 from trainer.config import Start
+from trainer.loop.widening import widened
 from trainer.models import Defence, adapters
+from trainer.models.twin import read_twin
 
 
-def begin(defence: Defence, start: Start) -> dict[str, Any]:
-    """Copy the averaged weights of the checkpoints that ``start`` names into ``defence``.
+def begin(defence: Defence, start: Start, *, seed: int = 0) -> dict[str, Any]:
+    """Copy the weights that ``start`` names into ``defence``: a checkpoint's average, or a bundle's twin.
+
+    A source's adapters are merged if ``defence`` has none; adapters that it adds keep their initial weights.
+
+    Args:
+        seed: of the noise on widened weights.
 
     Returns:
-        The provenance of each checkpoint, by the name of its run.
-
-    A checkpoint's adapters are merged where ``defence`` has none; adapters that it adds keep their own
-    first weights.
+        The provenance of each source, by the name of its run or bundle.
 
     Raises:
         CheckpointError: a checkpoint can't be read.
-        UsageError: its weights are of another shape than the config's model.
+        BundleError: a bundle can't be read, or has no twin.
+        UsageError: the source's weights have other shapes than the config's model.
     """
     ancestors: dict[str, Any] = {}
-    if start.purifier is not None:
-        loaded = checkpoint.load_defence(Path(start.purifier))
-        purifier = loaded.defence.purifier
-        ancestors[loaded.config["name"]] = loaded.provenance
-        if not adapters.present(defence.purifier):
-            adapters.merge(purifier)
-        _copy(purifier, defence.purifier, f"start.purifier {start.purifier}")
-    if start.classifier is not None:
-        loaded = checkpoint.load_defence(Path(start.classifier))
-        ancestors[loaded.config["name"]] = loaded.provenance
-        _copy(loaded.defence.classifier, defence.classifier, f"start.classifier {start.classifier}")
+    for key in ("purifier", "classifier", "features", "widen"):
+        given = getattr(start, key)
+        if given is None:
+            continue
+        source, where = _open(Path(given)), f"start.{key} {given}"
+        ancestors[source.name] = source.provenance
+        if key == "purifier":
+            if not adapters.present(defence.purifier):
+                adapters.merge(source.defence.purifier)
+            _copy(source.defence.purifier, defence.purifier, where)
+            continue
+        classifier = source.defence.classifier
+        if key == "widen":
+            state = widened(classifier, defence.classifier, noise=start.widen_noise, seed=seed, where=where)
+            defence.classifier.load_state_dict(state)
+        else:
+            own = _last_linear(defence.classifier) if key == "features" else frozenset()
+            _copy(classifier, defence.classifier, where, untouched=own)
     return ancestors
 
 
+@dataclass(frozen=True)
+class _Source:
+    name: str
+    defence: Defence
+    provenance: dict[str, Any]
+
+
+def _open(path: Path) -> _Source:
+    """A bundle if ``path`` is a folder, otherwise a checkpoint."""
+    if path.is_dir():
+        bundle = Bundle.open(path)
+        return _Source(bundle.manifest.name, read_twin(bundle), dict(bundle.manifest.provenance))
+    loaded = checkpoint.load_defence(path)
+    return _Source(loaded.config["name"], loaded.defence, loaded.provenance)
+
+
+def _last_linear(classifier: nn.Module) -> Set[str]:
+    """Names of weight and bias of each member's last linear layer, in the classifier's state."""
+    found: set[str] = set()
+    for prefix, member in classifier.named_modules():
+        if prefix.startswith("members.") and prefix.count(".") == 1:
+            linear = [name for name, layer in member.named_modules() if isinstance(layer, nn.Linear)]
+            found |= {f"{prefix}.{linear[-1]}.{part}" for part in ("weight", "bias")} if linear else set()
+    return found
+
+
 @torch.no_grad()
-def _copy(source: nn.Module, target: nn.Module, where: str) -> None:
+def _copy(source: nn.Module, target: nn.Module, where: str, *, untouched: Set[str] = frozenset()) -> None:
+    """Copy the state of ``source``, all names but ``untouched``; ``target`` may have adapters of its own."""
     given, wanted = source.state_dict(), target.state_dict()
-    own = adapters.names(target) - given.keys()
+    given = {name: value for name, value in given.items() if name not in untouched}
+    own = (adapters.names(target) - given.keys()) | untouched
     wrong = [
         name
         for name in sorted((given.keys() | wanted.keys()) - own)
@@ -56,7 +99,7 @@ def _copy(source: nn.Module, target: nn.Module, where: str) -> None:
             tuple(state[wrong[0]].shape) if wrong[0] in state else "nothing" for state in (wanted, given)
         ]
         raise UsageError(
-            f"{where}: it doesn't fit the config's model: {wrong[0]}: expected {shapes[0]}, got {shapes[1]}; "
-            "give the model section that the checkpoint was trained with"
+            f"{where}: it doesn't fit the config's model: {wrong[0]}: expected {shapes[0]}, got {shapes[1]}",
+            hint="give the model section that it was trained with",
         )
     target.load_state_dict(given, strict=False)

@@ -176,7 +176,8 @@ def sparse_purify(
     """
 
     def advance(code: Tensor) -> Tensor:
-        return active * code if threshold is None else shrink(active * code, step * threshold)
+        mask = active.to(code.dtype)  # under autocast the code is in half precision: keep it there
+        return mask * code if threshold is None else shrink(mask * code, (step * threshold).to(code.dtype))
 
     height, width = images.shape[2:]
     images = _padded(images, stride)

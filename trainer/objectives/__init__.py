@@ -5,13 +5,13 @@ An objective holds the defence, so that data-parallel training wraps both in one
 * images: float32 (B, 3, H, W) in [0, 1], or (B, 6, H, W) with a bank's attacked ones behind them;
 * labels: int64 (B,); draw: B draws;
 * noise: of the images' shape, uniform in [0, 1), for an adversary's start;
-* step: the step's number in the run, from 0; share: the part of training that is over, in [0, 1).
+* step: the step's number in the run, from 0; share: the part of training that is over, in [0, 1);
+* soft_targets: float32 (B, C), from ``recipe.soft_targets``; None without.
 """
 
 from __future__ import annotations
 
 import msgspec
-from torch import nn
 
 from trainer.config import AdversarialRecipe, AtopRecipe, CleanRecipe, Config, MaskedRecipe, PlainModel
 from trainer.models import Defence
@@ -19,6 +19,7 @@ from trainer.objectives.adversarial import AdversarialObjective
 from trainer.objectives.atop import AtopObjective
 from trainer.objectives.clean import CleanObjective
 from trainer.objectives.masked import MaskedObjective
+from trainer.objectives.objective import Objective
 from trainer.objectives.plain import PlainObjective
 
 __all__ = [
@@ -26,11 +27,12 @@ __all__ = [
     "AtopObjective",
     "CleanObjective",
     "MaskedObjective",
+    "Objective",
     "PlainObjective",
     "build",
 ]
 
-KINDS: dict[type, type[nn.Module]] = {
+KINDS: dict[type, type[Objective]] = {
     CleanRecipe: CleanObjective,
     AdversarialRecipe: AdversarialObjective,
     MaskedRecipe: MaskedObjective,
@@ -38,7 +40,7 @@ KINDS: dict[type, type[nn.Module]] = {
 }
 
 
-def build(defence: Defence, config: Config, *, n_parts: int = 1) -> nn.Module:
+def build(defence: Defence, config: Config, *, n_parts: int = 1) -> Objective:
     """The objective of the config's recipe; it freezes what the recipe leaves as it is.
 
     ``n_parts`` is how many parts a batch comes in: together they have as many images for diversity as the

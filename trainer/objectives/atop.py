@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.config import AtopRecipe, Loss
 from trainer.models.defence import Defence, Draw
 from trainer.objectives.attacks import n_fgsm, pgd
+from trainer.objectives.objective import LossAndTerms, Objective
 
 
-class AtopObjective(nn.Module):
+class AtopObjective(Objective):
     """Cross-entropy of attacked, purified images by a frozen classifier, and their l1 distance to the clean.
 
     The attack goes through purifier and classifier under the same draw.  The whole purifier learns; adapters
@@ -29,8 +30,16 @@ class AtopObjective(nn.Module):
         defence.classifier.requires_grad_(False)
 
     def forward(
-        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, *, step: int, share: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self,
+        images: Tensor,
+        labels: Tensor,
+        draw: Draw,
+        noise: Tensor,
+        *,
+        step: int,
+        share: float,
+        soft_targets: Tensor | None = None,
+    ) -> LossAndTerms:
         """Loss and detached terms; see ``trainer.objectives`` for the arguments."""
         self.defence.classifier.eval()  # its batch norms are frozen too
         n_clean = min(round(self.recipe.clean_share * len(images)), len(images) - 1)
@@ -47,10 +56,6 @@ class AtopObjective(nn.Module):
         }
         loss = terms["cross_entropy"] + self.weights.reconstruction * terms["reconstruction"]
         return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
-
-    def steps_at(self, share: float) -> int:
-        """The attack's steps at ``share`` of training."""
-        return self.attack_steps
 
     def _attack(self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor) -> Tensor:
         def loss_of(attacked: Tensor) -> Tensor:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.config import CleanRecipe, Loss
 from trainer.models.defence import Defence, Draw
 from trainer.objectives.losses import code_change, pair_diversity
+from trainer.objectives.objective import LossAndTerms, Objective
 
 
-class CleanObjective(nn.Module):
+class CleanObjective(Objective):
     """Cross-entropy of purified images, with sparse codes that resist a label-free adversary.
 
     'Adversarial sparse coding' is read as an adversary of the **code**: x' = x + delta, |delta| <= eps,
@@ -28,8 +29,16 @@ class CleanObjective(nn.Module):
         self.weights = weights
 
     def forward(
-        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, *, step: int, share: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self,
+        images: Tensor,
+        labels: Tensor,
+        draw: Draw,
+        noise: Tensor,
+        *,
+        step: int,
+        share: float,
+        soft_targets: Tensor | None = None,
+    ) -> LossAndTerms:
         """Loss and detached terms; see ``trainer.objectives`` for the arguments."""
         n_attacked = round(self.recipe.attacked_share * len(images))
         n_raw = round(self.recipe.raw_share * len(images))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.config import Loss, MaskedRecipe
 from trainer.models import adapters
 from trainer.models.defence import Defence, Draw
 from trainer.models.maep import patchify
 from trainer.objectives.attacks import pgd
+from trainer.objectives.objective import LossAndTerms, Objective
 
 
-class MaskedObjective(nn.Module):
+class MaskedObjective(Objective):
     """l1 distance of purified attacked images from the clean ones, of kept patches and of masked ones.
 
     A loss on masked patches alone, as in He et al., would leave the answer to kept ones undefined, and
@@ -33,8 +34,16 @@ class MaskedObjective(nn.Module):
             adapters.only(defence.purifier)
 
     def forward(
-        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, *, step: int, share: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self,
+        images: Tensor,
+        labels: Tensor,
+        draw: Draw,
+        noise: Tensor,
+        *,
+        step: int,
+        share: float,
+        soft_targets: Tensor | None = None,
+    ) -> LossAndTerms:
         """Loss and detached terms; see ``trainer.objectives`` for the arguments.
 
         ``images`` are pairs, (B, 6, H, W), if the recipe names a bank; the draw's kept patches aren't used.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.config import CleanRecipe, Loss
 from trainer.models.defence import Defence, Draw
 from trainer.objectives.losses import pair_diversity
+from trainer.objectives.objective import LossAndTerms, Objective
 
 
-class PlainObjective(nn.Module):
+class PlainObjective(Objective):
     """Cross-entropy of images as they are, and the members' diversity."""
 
     def __init__(self, defence: Defence, recipe: CleanRecipe, weights: Loss) -> None:
@@ -19,8 +20,16 @@ class PlainObjective(nn.Module):
         self.weights = weights
 
     def forward(
-        self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor, *, step: int, share: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self,
+        images: Tensor,
+        labels: Tensor,
+        draw: Draw,
+        noise: Tensor,
+        *,
+        step: int,
+        share: float,
+        soft_targets: Tensor | None = None,
+    ) -> LossAndTerms:
         """Loss and detached terms; see ``trainer.objectives`` for the arguments."""
         logits = self.defence.classify(images, draw).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.weights.label_smoothing)

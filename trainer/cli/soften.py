@@ -1,0 +1,42 @@
+"""``edge-train soften``: a teacher's class probabilities as training targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trainer.cli.console import bars
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with the data set.")
+@click.option("--share", type=click.FloatRange(0, 1), required=True, help="Weight of CHECKPOINT's answer.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write, .npz.")
+def soften(checkpoint: Path, data: Path, share: float, out: Path) -> None:
+    """Mix CHECKPOINT's class probabilities for its own training images with their labels.
+
+    A config trains on them by recipe.soft_targets. They belong to the data set and the split that CHECKPOINT
+    was trained with; its data.validation images get none.
+    """
+    from trainer.checkpoint import load_defence
+    from trainer.data import open_dataset, split_validation
+    from trainer.data.soft_targets import check_writable, make
+
+    check_writable(out)  # before the work
+    loaded = load_defence(checkpoint)
+    section = loaded.config["data"]
+    images = open_dataset(section["name"], data, "train", image_size=loaded.image_size)
+    training, _ = split_validation(images, section["validation"])
+    with bars() as on_progress:
+        made = make(
+            loaded,
+            checkpoint,
+            training,
+            share=share,
+            on_batch=lambda done: on_progress("predicted", done, len(training)),
+        )
+    made.save(out)
+    leads = float((made.targets.argmax(1) == training.targets).float().mean())
+    click.echo(f"wrote {out}: {len(training)} targets, the true class leads in {leads:.1%}")
