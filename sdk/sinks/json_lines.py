@@ -17,8 +17,8 @@ from sdk.files import AtomicFile, is_stream
 from sdk.host.terminal import printable
 from sdk.result import Result
 from sdk.sinks.base import Sink, unwritable
-from sdk.sinks.record import record
-from sdk.sources import Frame
+from sdk.sinks.record import event_record, record
+from sdk.sources import Frame, SourceEvent, SourceState
 
 
 class JsonLines(Sink):
@@ -40,6 +40,7 @@ class JsonLines(Sink):
         self._encoder = msgspec.json.Encoder()
         self._n_whole = 0  # lines, and their bytes: what a full disk leaves
         self._whole_bytes = 0
+        self._troubled: set[str] = set()  # sources
 
     def open(self) -> None:
         try:
@@ -54,8 +55,18 @@ class JsonLines(Sink):
             raise unwritable(self._name, error, hint="check the folder and its rights") from None
 
     def write(self, frame: Frame, result: Result) -> None:
+        self._write_line(record(frame, result, self._labels))
+
+    def source_changed(self, event: SourceEvent) -> None:
+        """Write a line where a source stalls, fails, or changes in any way after that."""
+        if event.state in (SourceState.STALLED, SourceState.FAILED):
+            self._troubled.add(event.source)
+        if event.source in self._troubled:
+            self._write_line(event_record(event))
+
+    def _write_line(self, content: msgspec.Struct) -> None:
         assert self._stream is not None, "open the sink first"
-        text = self._encoder.encode(record(frame, result, self._labels)).decode()
+        text = self._encoder.encode(content).decode()
         line = printable(text).encode() + b"\n"  # JSON lets some control characters stand raw
         try:
             _write_whole(self._stream, line)

@@ -1,8 +1,9 @@
-"""One frame's result as plain data: what a line of ``--json`` holds."""
+"""JSON records: the result of one frame, or of one region of it, and a source's change of state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,15 +13,16 @@ from sdk.sources.roi import Roi
 
 if TYPE_CHECKING:
     from sdk.result import Result
-    from sdk.sources import Frame
+    from sdk.sources import Frame, SourceEvent
 
 TOP_LABELS = 5
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One frame's JSON line; ``label``, ``score`` and ``top`` are null where ``error`` says why.
+    """Result of one frame or region; ``label``, ``score`` and ``top`` are null where ``error`` says why.
 
-    ``suspicion`` is null then, too, and where it wasn't asked for.
+    ``suspicion`` is null then, too, and where it wasn't asked for. ``accepted`` is false where there is no
+    decision: for a skipped frame, and where the score is too low and ``label`` is "unsure".
     """
 
     frame: int
@@ -30,11 +32,32 @@ class Record(msgspec.Struct, frozen=True):
     score: float | None
     top: dict[str, float] | None  #: the most probable labels
     suspicion: float | None
-    draws: list[dict[str, str]]  #: purifier and classifier, by id, one per vote
+    draws: list[dict[str, str]]  #: purifier and classifier, by id, one per vote; empty where they are hidden
     timings_ms: dict[str, float]
     roi: Roi | None  #: the part of the frame that was purified; null is all of it
     seeded: bool
     error: str | None
+    accepted: bool = True
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """A source's change of state: it stalled, failed, or came back."""
+
+    event: str
+    source: str
+    reason: str | None
+    at: str  #: ISO 8601, UTC
+
+
+def event_record(event: SourceEvent) -> EventRecord:
+    """A change of state as plain data."""
+    at = datetime.fromtimestamp(event.time_s, timezone.utc).isoformat(timespec="milliseconds")
+    return EventRecord(event.state.value, _text(event.source), event.reason, at)
+
+
+def records(frame: Frame, results: Sequence[Result], labels: Sequence[str]) -> list[Record]:
+    """The records of a frame's regions, in their order."""
+    return [record(frame, result, labels) for result in results]
 
 
 def record(frame: Frame, result: Result, labels: Sequence[str]) -> Record:
@@ -48,7 +71,7 @@ def record(frame: Frame, result: Result, labels: Sequence[str]) -> Record:
     timings = msgspec.to_builtins(result.timings)
     return Record(
         frame=frame.index,
-        source=frame.source.encode(errors="backslashreplace").decode(),  # a file's name may be no UTF-8
+        source=_text(frame.source),
         time_s=None if frame.time_s is None else round(frame.time_s, 6),
         label=result.label,
         score=None if result.score is None else round(result.score, 6),
@@ -56,7 +79,13 @@ def record(frame: Frame, result: Result, labels: Sequence[str]) -> Record:
         suspicion=None if result.suspicion is None else round(result.suspicion, 6),
         draws=[{"purifier": draw.purifier_id, "classifier": draw.classifier_id} for draw in result.draws],
         timings_ms={name.removesuffix("_ms"): round(ms, 4) for name, ms in timings.items()},
-        roi=frame.roi,
+        roi=result.region or frame.roi,
         seeded=result.seeded,
         error=result.error,
+        accepted=result.accepted and result.label is not None,
     )
+
+
+def _text(name: str) -> str:
+    """A file's name, which may be no UTF-8, as text."""
+    return name.encode(errors="backslashreplace").decode()

@@ -1,16 +1,21 @@
-"""The loop's figures in Prometheus' words; base units, so times are in seconds."""
+"""Prometheus metrics of the loop, in base units: times are in seconds."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sdk.sinks.preview.feed import PICTURES
+from sdk.sources.state import SourceState
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sdk.bundle import Bundle
     from sdk.result import Result
-    from sdk.sources import Frame
+    from sdk.sources import Frame, SourceEvent
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
@@ -47,12 +52,34 @@ class Metrics:
         Info("edge_purify_bundle", "The bundle that is running.", registry=self._registry).info(
             {"name": bundle.manifest.name, "family": bundle.manifest.family, "sha256": bundle.digest}
         )
-        self._next_index = 0
+        self._states = Gauge(
+            "edge_purify_source_state",
+            "1 for the state that a source is in, 0 for the others.",
+            ("source", "state"),
+            registry=self._registry,
+        )
+        self._changes = self._count("source_changes", "Changes of a source's state.", "source", "state")
+        self._next_index: dict[str, int] = {}
 
-    def add(self, frame: Frame, result: Result) -> None:
+    def add(self, frame: Frame, results: Sequence[Result]) -> None:
         self._frames.inc()
-        self._missed.inc(max(0, frame.index - self._next_index))
-        self._next_index = frame.index + 1
+        self._count_missed(frame)
+        for result in results:
+            self._add(result)
+
+    def change(self, event: SourceEvent) -> None:
+        """Note a source's state."""
+        name = event.source.encode(errors="backslashreplace").decode()
+        for state in SourceState:
+            self._states.labels(name, state.value).set(state is event.state)
+        self._changes.labels(name, event.state.value).inc()
+
+    def _count_missed(self, frame: Frame) -> None:
+        source = PICTURES if frame.time_s is None else frame.source
+        self._missed.inc(max(0, frame.index - self._next_index.get(source, 0)))
+        self._next_index[source] = frame.index + 1
+
+    def _add(self, result: Result) -> None:
         if result.label is None:
             self._skipped.inc()
         else:

@@ -1,4 +1,4 @@
-"""The preview's web server: a page, its pictures, and figures for machines, on an event loop of its own.
+"""Web server of the preview: the page, its pictures, and figures for machines, on an event loop of its own.
 
 A viewer gets the newest frame whenever it has taken the one before, so a slow one sees fewer frames and holds
 nobody up; one that takes nothing for ``PATIENCE_S`` is dropped.
@@ -7,32 +7,34 @@ nobody up; one that takes nothing for ``PATIENCE_S`` is dropped.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
+from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
 
-from sdk.sinks.preview.address import Address, Guard
-from sdk.sinks.preview.encode import LivePicture, pair
-from sdk.sinks.preview.feed import Feed
+from sdk.bundle import Bundle
+from sdk.sinks.preview.access import HEADERS, OPEN_PATHS, Guard, is_cross_site
+from sdk.sinks.preview.address import Address
+from sdk.sinks.preview.encode import Pictures, pair
+from sdk.sinks.preview.feed import Feed, Shown
+from sdk.sinks.preview.gate import BACKLOG, IDLE_S, Gate
 from sdk.sinks.preview.metrics import CONTENT_TYPE, Metrics
 
-MOST_VIEWERS = 8  # of the live picture at once
-MOST_FRAMES_PER_S = 15
+MAX_VIEWERS = 8  # of the live stream at once
+MAX_FRAMES_PER_S = 15
 PATIENCE_S = 10.0
+LONG_POLL_S = 2.0
 SHUTDOWN_S = 1.0
 
-_HEADERS = {
-    hdrs.CACHE_CONTROL: "no-store",
-    hdrs.X_CONTENT_TYPE_OPTIONS: "nosniff",
-    "Referrer-Policy": "no-referrer",  # the address may hold the token
-    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
-    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'",
-}
+_STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _BOUNDARY = b"--frame\r\n"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = logging.getLogger("sdk")
 
 
 async def serve(
@@ -41,6 +43,7 @@ async def serve(
     feed: Feed,
     metrics: Metrics,
     *,
+    bundle: Bundle,
     stop: asyncio.Event,
     on_listening: Callable[[int], None],
 ) -> None:
@@ -49,58 +52,95 @@ async def serve(
     Raises:
         OSError: the address can't be listened on.
     """
-    server = _Server(guard, feed, metrics, stop)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_note)
+    server = _Server(guard, feed, metrics, bundle=bundle, stop=stop)
     runner = web.AppRunner(
-        server.app(), handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_S
-    )  # a log would hold the token
+        server.app(),
+        handle_signals=False,
+        access_log=None,  # it would hold the token
+        shutdown_timeout=SHUTDOWN_S,
+        keepalive_timeout=IDLE_S,
+        lingering_time=1.0,
+    )
     await runner.setup()
+    assert runner.server is not None
+    server.gate = Gate(runner.server)
     try:
-        await web.TCPSite(runner, address.host, address.port).start()
-        on_listening(runner.addresses[0][1])
-        await stop.wait()
+        listening = await loop.create_server(
+            server.gate.protocol, address.host, address.port, backlog=BACKLOG, reuse_address=True
+        )
+        try:
+            on_listening(listening.sockets[0].getsockname()[1])
+            await stop.wait()
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()
 
 
-class _Server:
-    """The routes; ``/healthz`` alone is open to all, and says no more than whether the loop works."""
+def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Keep a connection's failure, such as no descriptor being left for it, to the log."""
+    _log.debug("preview: %s: %s", context.get("message"), context.get("exception"))
 
-    def __init__(self, guard: Guard, feed: Feed, metrics: Metrics, stop: asyncio.Event) -> None:
+
+class _Server:
+    """The routes. ``/healthz`` and the page's static parts are open to all, and hold nothing secret."""
+
+    def __init__(
+        self, guard: Guard, feed: Feed, metrics: Metrics, *, bundle: Bundle, stop: asyncio.Event
+    ) -> None:
+        self.gate: Gate | None = None
         self._guard = guard
         self._feed = feed
         self._metrics = metrics
         self._stop = stop
-        self._page = files("sdk.sinks.preview").joinpath("page.html").read_bytes()
-        self._picture = LivePicture()
+        folder = files("sdk.sinks.preview").joinpath("static")
+        self._page = folder.joinpath("page.html").read_bytes()
+        self._static = {
+            "/" + name: (folder.joinpath(name).read_bytes(), kind) for name, kind in _STATIC.items()
+        }
+        self._pictures = Pictures(bundle.labels)
         self._viewers = 0
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[self._guarded])
-        app.add_routes(
-            [
-                web.get("/", self._index),
-                web.get("/live.mjpg", self._live),
-                web.get("/pair.png", self._pair),
-                web.get("/status", self._status),
-                web.get("/metrics", self._prometheus),
-                web.get("/healthz", self._healthz),
-            ]
-        )
+        app = web.Application(middlewares=[self._admitted])
+        routes: dict[str, Handler] = {
+            "/": self._index,
+            "/frame": self._frame,
+            "/live.mjpg": self._live,
+            "/pair.png": self._pair,
+            "/status": self._status,
+            "/metrics": self._prometheus,
+            "/healthz": self._healthz,
+            **dict.fromkeys(self._static, self._part),
+        }
+        app.add_routes([web.get(path, handler) for path, handler in routes.items()])
 
         async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-            response.headers.update(_HEADERS)
+            response.headers.update(HEADERS)
 
         app.on_response_prepare.append(add_headers)
         return app
 
     @web.middleware
-    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        if self.gate is not None and transport is not None:
+            self.gate.work(transport)
+        try:
+            return self._refusal(request) or await handler(request)
+        finally:
+            if self.gate is not None and transport is not None and not transport.is_closing():
+                self.gate.wait(transport)
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        if is_cross_site(request.path, request.headers):
+            return web.Response(status=403, text="this page answers no other web site\n")
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         token = given if scheme.lower() == "bearer" else request.query.get("token")
-        if request.path == "/healthz" or self._guard.admits(request.host, token):
-            return await handler(request)
-        if self._guard.token is None:
-            return web.Response(status=403, text="ask for this machine as localhost or 127.0.0.1\n")
+        if request.path in OPEN_PATHS or self._guard.admits(token):
+            return None
         return web.Response(
             status=401,
             headers={hdrs.WWW_AUTHENTICATE: "Bearer"},
@@ -109,6 +149,10 @@ class _Server:
 
     async def _index(self, request: web.Request) -> web.Response:
         return web.Response(body=self._page, content_type="text/html", charset="utf-8")
+
+    async def _part(self, request: web.Request) -> web.Response:
+        body, kind = self._static[request.path]
+        return web.Response(body=body, content_type=kind, charset="utf-8")
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(self._feed.status()), content_type="application/json")
@@ -122,14 +166,31 @@ class _Server:
 
     async def _pair(self, request: web.Request) -> web.Response:
         newest = self._feed.newest
-        png = pair(newest) if newest is not None else None
-        if png is None:
+        data = pair(newest) if newest is not None else None
+        if data is None:
             return web.Response(status=404, text="no purified frame yet, or the newest was skipped\n")
-        return web.Response(body=png, content_type="image/png")
+        return web.Response(body=data, content_type="image/png" if data[:1] == b"\x89" else "image/jpeg")
+
+    async def _frame(self, request: web.Request) -> web.Response:
+        """The newest frame after number ``after``, as soon as there is one; 204 if none comes for a while."""
+        try:
+            after = int(request.query.get("after", "0"))
+        except ValueError:
+            return web.Response(status=400, text="after: expected a frame's number\n")
+        source = request.query.get("source")
+        deadline = asyncio.get_running_loop().time() + LONG_POLL_S
+        while True:
+            shown = self._feed.newest_of(source)
+            if shown is not None and shown.number > after:
+                body = self._pictures.message(shown)
+                return web.Response(body=body, content_type="application/octet-stream")
+            if self._stop.is_set() or asyncio.get_running_loop().time() > deadline:
+                return web.Response(status=204)
+            await asyncio.sleep(1 / (2 * MAX_FRAMES_PER_S))
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        if self._viewers >= MOST_VIEWERS:
-            return web.Response(status=503, text=f"{MOST_VIEWERS} are watching, which is as many as can\n")
+        if self._viewers >= MAX_VIEWERS:
+            return web.Response(status=503, text=f"{MAX_VIEWERS} are watching, which is as many as can\n")
         self._viewers += 1
         try:
             response = web.StreamResponse()
@@ -147,11 +208,11 @@ class _Server:
     async def _send_frames(self, request: web.Request, response: web.StreamResponse) -> None:
         sent = 0
         while not self._stop.is_set() and request.transport is not None:
-            newest = self._feed.newest
+            newest: Shown | None = self._feed.newest
             if newest is not None and newest.number != sent:
                 sent = newest.number
-                jpeg = self._picture.of(newest)
+                jpeg = self._pictures.annotated(newest)
                 head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
                 # the next boundary goes along, since browsers show a picture when they see its end
                 await asyncio.wait_for(response.write(head + jpeg + b"\r\n" + _BOUNDARY), PATIENCE_S)
-            await asyncio.sleep(1 / MOST_FRAMES_PER_S)
+            await asyncio.sleep(1 / MAX_FRAMES_PER_S)

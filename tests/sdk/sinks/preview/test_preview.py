@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gc
 import json
+import re
+import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -28,12 +33,11 @@ from sdk.bundle import Bundle
 from sdk.cli import main
 from sdk.errors import SinkError, UsageError
 from sdk.sinks.annotate import annotate
-from sdk.sinks.preview import Address, Preview, feed, server
-from sdk.sinks.preview.address import Guard
+from sdk.sinks.preview import Address, Preview, feed, gate, server
 from sdk.sinks.preview.feed import Feed, Status
 from sdk.sinks.preview.sink import TOKEN_VARIABLE
-from sdk.sinks.record import record
-from sdk.sources import open_source
+from sdk.sinks.record import Record, record
+from sdk.sources import SourceEvent, SourceState, open_source
 from sdk.sources.roi import Roi
 from tests.sdk.cli.helpers import COMMAND
 from tests.sdk.conftest import DEADLINE_S, MjpegServer, make_frame, make_result, wait_until
@@ -46,7 +50,8 @@ class Answer(NamedTuple):
 
 
 def get(url: str, path: str = "", **headers: str) -> Answer:
-    """GET ``path`` under the page's address, with its token."""
+    """GET ``path`` under the page's address, with its token; an underscore in a header's name is a hyphen."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
     page = urlsplit(url)
     target = page._replace(path="/" + path).geturl()
     try:
@@ -79,20 +84,20 @@ def preview(bundle: Bundle) -> Iterator[Preview]:
 
 
 @pytest.mark.parametrize(
-    ("text", "host", "port", "is_local"),
+    ("text", "host", "port"),
     [
-        ("8080", "127.0.0.1", 8080, True),
-        ("localhost:0", "localhost", 0, True),
-        ("127.0.0.5:65535", "127.0.0.5", 65535, True),
-        ("[::1]:80", "::1", 80, True),
-        ("0.0.0.0:8080", "0.0.0.0", 8080, False),
-        ("[::]:8080", "::", 8080, False),
-        ("camera.lan:8080", "camera.lan", 8080, False),
+        ("8080", "127.0.0.1", 8080),
+        ("localhost:0", "localhost", 0),
+        ("127.0.0.5:65535", "127.0.0.5", 65535),
+        ("[::1]:80", "::1", 80),
+        ("0.0.0.0:8080", "0.0.0.0", 8080),
+        ("[::]:8080", "::", 8080),
+        ("camera.lan:8080", "camera.lan", 8080),
     ],
 )
-def test_address(text: str, host: str, port: int, is_local: bool) -> None:
+def test_address(text: str, host: str, port: int) -> None:
     address = Address.parse(text)
-    assert (address.host, address.port, address.is_local) == (host, port, is_local)
+    assert (address.host, address.port) == (host, port)
     assert Address.parse(str(address)) == address
     url = urlsplit(address.url)
     assert url.port == port
@@ -117,7 +122,19 @@ def test_page_is_whole_in_itself(preview: Preview) -> None:
     assert b"http" not in page.body, "it needs nothing from elsewhere"
     assert page.headers["Cache-Control"] == "no-store"
     assert page.headers["Referrer-Policy"] == "no-referrer"
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "data:" not in policy
+    assert re.search(rb"<script>|<style| style=|javascript:| on[a-z]+=", page.body) is None, (
+        "nothing is inline"
+    )
+    parts = re.findall(rb'(?:src|href)="([^"]+)"', page.body)
+    assert sorted(parts) == [b"icon.svg", b"page.css", b"page.js"]
+    for part in parts:
+        answer = get(preview.url.partition("?")[0], part.decode())
+        assert answer.code == 200
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 def test_status_before_and_after_the_first_frame(preview: Preview, bundle: Bundle) -> None:
@@ -150,6 +167,88 @@ def test_pair_is_what_enters_the_engines_and_what_comes_out(preview: Preview) ->
     assert get(preview.url, "pair.png").code == 404, "a skipped frame has no purified picture"
 
 
+class Message(NamedTuple):
+    """What ``/frame`` gives."""
+
+    number: int
+    records: list[Record]
+    picture: np.ndarray
+    pair: np.ndarray | None
+
+
+def read_message(body: bytes) -> Message:
+    sizes = struct.unpack(">III", body[:12])
+    assert len(body) == 12 + sum(sizes)
+    starts = [12, 12 + sizes[0], 12 + sizes[0] + sizes[1]]
+    text, picture, pair = (body[start : start + size] for start, size in zip(starts, sizes, strict=True))
+    found = json.loads(text)
+    return Message(
+        found["number"],
+        msgspec.convert(found["records"], list[Record]),
+        cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR),
+        cv2.imdecode(np.frombuffer(pair, np.uint8), cv2.IMREAD_COLOR) if pair else None,
+    )
+
+
+def test_picture_and_decisions_of_one_frame_come_in_one_piece(preview: Preview, bundle: Bundle) -> None:
+    for index in range(3):
+        frame = make_frame(index, (480, 640))
+        frame.image[:] = 40 * index
+        preview.write(frame, make_result(score=0.5 + index / 10))
+        found = read_message(get(preview.url, "frame").body)
+        assert found.number == index + 1
+        assert found.records == [record(frame, make_result(score=0.5 + index / 10), bundle.labels)]
+        assert found.picture.shape == (480, 640, 3), "no bar: the page says it in text"
+        assert np.abs(found.picture.astype(int) - 40 * index).max() < 8
+        assert found.pair is not None
+        assert found.pair.shape == (16, 32, 3)
+    preview.write(make_frame(3), make_result(label=None))
+    assert read_message(get(preview.url, "frame").body).pair is None
+
+
+def test_regions_of_a_frame_are_shown_together(preview: Preview) -> None:
+    rois = (Roi(0, 0, 20, 20), Roi(30, 10, 30, 30))
+    results = [replace(make_result(), region=rois[0]), replace(make_result(label=None), region=rois[1])]
+    preview.write_regions(replace(make_frame(), rois=rois), results)
+    found = read_message(get(preview.url, "frame").body)
+    assert [each.roi for each in found.records] == list(rois)
+    assert [each.accepted for each in found.records] == [True, False]
+    status = msgspec.json.decode(get(preview.url, "status").body, type=Status)
+    assert (status.frames, status.skipped) == (1, 0)
+
+
+def test_page_waits_for_the_next_frame(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LONG_POLL_S", 0.05)
+    assert get(preview.url, "frame").code == 204
+    preview.write(make_frame(), make_result())
+    url = preview.url + "&after="
+    assert get(url + "0", "frame").code == 200
+    assert get(url + "1", "frame").code == 204
+    assert get(url + "x", "frame").code == 400
+    monkeypatch.setattr(server, "LONG_POLL_S", DEADLINE_S)
+    timer = threading.Timer(0.1, preview.write, (make_frame(1), make_result()))
+    timer.start()
+    assert read_message(get(url + "1", "frame").body).number == 2
+    timer.join()
+
+
+def test_each_source_is_counted_and_shown_by_itself(preview: Preview) -> None:
+    for index in range(4):
+        preview.write(replace(make_frame(index, time_s=index / 25), source="door"), make_result("red"))
+    preview.write(replace(make_frame(9, time_s=1.0), source="yard"), make_result(label=None))
+    preview.source_changed(SourceEvent("yard", SourceState.STALLED, "no frame for 10 s"))
+    status = msgspec.json.decode(get(preview.url, "status").body, type=Status)
+    door, yard = status.sources
+    assert (door.name, door.frames, door.skipped, door.missed, door.label) == ("door", 4, 0, 0, "red")
+    assert (yard.frames, yard.skipped, yard.missed, yard.label) == (1, 1, 9, None)
+    assert (yard.state, yard.reason) == ("stalled", "no frame for 10 s")
+    assert read_message(get(preview.url + "&source=door", "frame").body).records[0].source == "door"
+    metrics = get(preview.url, "metrics").body.decode()
+    assert 'edge_purify_source_state{source="yard",state="stalled"} 1.0' in metrics
+    assert 'edge_purify_source_state{source="yard",state="live"} 0.0' in metrics
+    assert 'edge_purify_source_changes_total{source="yard",state="stalled"} 1.0' in metrics
+
+
 def test_live_picture_is_a_stream_that_the_runtime_itself_can_read(preview: Preview) -> None:
     result = make_result()
     expected = annotate(make_frame(size=(480, 640)).image, result)
@@ -164,7 +263,7 @@ def test_live_picture_is_a_stream_that_the_runtime_itself_can_read(preview: Prev
     writer = threading.Thread(target=loop)
     writer.start()
     try:
-        with open_source(preview.url + "live.mjpg") as source:
+        with open_source(preview.url.replace("?", "live.mjpg?")) as source:
             image = next(iter(source)).image
     finally:
         stop.set()
@@ -222,7 +321,7 @@ def test_feed_tells_silence_from_failing_engines(bundle: Bundle) -> None:
     fed = Feed(bundle, clock=lambda: now)
     for index in range(20):
         now = 100.0 + index / 2
-        fed.add(make_frame(index), make_result())
+        fed.add(make_frame(index), [make_result()])
     status = fed.status()
     assert status.frames_per_s == pytest.approx(20 / 9.5, abs=0.01)
     now += 10.0
@@ -231,9 +330,9 @@ def test_feed_tells_silence_from_failing_engines(bundle: Bundle) -> None:
     now += 1.0
     assert fed.trouble == "no frame for 11 s"
     assert fed.status().latency_ms == {}
-    fed.add(make_frame(20), make_result(label=None))
+    fed.add(make_frame(20), [make_result(label=None)])
     assert fed.trouble == "no label for 11 s: engine purifier-00: failed"
-    fed.add(make_frame(21), make_result())
+    fed.add(make_frame(21), [make_result()])
     assert fed.trouble is None
 
 
@@ -244,7 +343,7 @@ def test_feed_keeps_no_picture_but_the_newest(bundle: Bundle) -> None:
     fed, result = Feed(bundle), make_result()
     first = weakref.ref(result._purified)
     for index in range(2):
-        fed.add(make_frame(index), result)
+        fed.add(make_frame(index), [result])
         result = make_result()
     gc.collect()
     assert first() is None
@@ -279,7 +378,9 @@ def test_others_need_the_token(exposed: Preview) -> None:
 def test_tokens_are_fresh_unless_given(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (Preview("0.0.0.0:8080", bundle).url for _ in range(2))
     assert first != second
-    assert Preview("8080", bundle).url == "http://127.0.0.1:8080/"
+    assert re.fullmatch(r"http://127\.0\.0\.1:8080/\?token=[\w-]{20,}", Preview("8080", bundle).url)
+    monkeypatch.setenv(TOKEN_VARIABLE, "")
+    assert len(Preview("8080", bundle).url) > 40, "an empty variable is none"
     monkeypatch.setenv(TOKEN_VARIABLE, "sesame")
     assert Preview("8080", bundle).url == "http://127.0.0.1:8080/?token=sesame"
     monkeypatch.setenv(TOKEN_VARIABLE, "a&b+c")
@@ -287,20 +388,41 @@ def test_tokens_are_fresh_unless_given(bundle: Bundle, monkeypatch: pytest.Monke
         assert get(opened.url, "status").code == 200, "the address as it is printed"
 
 
-def test_web_page_under_another_name_can_not_read_a_local_preview(preview: Preview) -> None:
+@pytest.mark.parametrize("path", ["", "frame", "live.mjpg", "pair.png", "status", "metrics"])
+def test_this_machine_needs_the_token_too(preview: Preview, path: str) -> None:
+    page = preview.url.partition("?")[0]
+    assert get(page, path).code == 401
+    assert get(page, path, Host="evil.example").code == 401, "a name of another site that leads here"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},  # another port of this machine
+        {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"},
+        {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+@pytest.mark.parametrize("path", ["", "frame", "live.mjpg", "status", "healthz", "page.js"])
+def test_other_sites_requests_are_refused_though_they_know_the_token(
+    preview: Preview, path: str, headers: dict[str, str]
+) -> None:
+    preview.write(make_frame(), make_result())
+    assert get(preview.url, path, **headers).code == 403
+
+
+def test_link_to_the_page_may_be_followed_and_its_own_requests_are_answered(preview: Preview) -> None:
+    preview.write(make_frame(), make_result())
+    visit = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert get(preview.url, **visit).code == 200
+    assert get(preview.url, "live.mjpg", **visit).code == 403, "the page alone"
     port = preview.address.port
-    for host in (f"evil.example:{port}", "evil.example", "127.0.0.1.evil.example", ""):
-        assert get(preview.url, "status", Host=host).code in (400, 403), host
-    for host in (f"localhost:{port}", "LOCALHOST", f"127.0.0.1:{port}"):
-        assert get(preview.url, "status", Host=host).code == 200, host
-
-
-def test_guard_knows_the_name_that_it_listens_under() -> None:
-    assert Guard.of(Address.parse("127.0.0.2:80"), None).admits("127.0.0.2:80", None)
-    guard = Guard.of(Address.parse("[::1]:8080"), None)
-    assert guard.admits("[::1]:8080", None)
-    assert guard.admits("[::1]", None)
-    assert not guard.admits("[::2]:8080", None)
+    own = {"Sec_Fetch_Site": "same-origin", "Origin": f"http://127.0.0.1:{port}"}
+    assert get(preview.url, "frame", **own).code == 200
+    assert get(preview.url, "status", Sec_Fetch_Site="none").code == 200
 
 
 # --- viewers
@@ -311,7 +433,8 @@ class Viewer:
 
     def __init__(self, preview: Preview) -> None:
         self._socket = socket.create_connection(("127.0.0.1", preview.address.port), timeout=DEADLINE_S)
-        self._socket.sendall(b"GET /live.mjpg HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        query = urlsplit(preview.url).query
+        self._socket.sendall(f"GET /live.mjpg?{query} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
         self._stream = self._socket.makefile("rb")
 
     def status(self) -> int:
@@ -339,9 +462,9 @@ class Viewer:
 def test_viewer_who_takes_nothing_holds_nobody_up_and_is_dropped(
     preview: Preview, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MOST_VIEWERS", 2)
+    monkeypatch.setattr(server, "MAX_VIEWERS", 2)
     monkeypatch.setattr(server, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(server, "MOST_FRAMES_PER_S", 1000)
+    monkeypatch.setattr(server, "MAX_FRAMES_PER_S", 1000)
     noise = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
     n_written = 0
 
@@ -371,7 +494,7 @@ def test_viewer_who_takes_nothing_holds_nobody_up_and_is_dropped(
 def test_viewers_are_bounded_and_a_place_is_free_once_one_leaves(
     preview: Preview, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MOST_VIEWERS", 1)
+    monkeypatch.setattr(server, "MAX_VIEWERS", 1)
     with Viewer(preview) as first:
         assert first.status() == 200
         refused = get(preview.url, "live.mjpg")
@@ -462,6 +585,103 @@ def test_nonsense_is_answered_and_leaves_no_traceback(
     assert capfd.readouterr() == ("", "")
 
 
+# --- connections
+
+MAX_DESCRIPTORS = 160
+
+
+def test_idle_connections_never_end_the_loop(tiny_bundle: Path, mjpeg_server: MjpegServer) -> None:
+    """Real process, real sockets: more connections than the process may have descriptors."""
+    process = subprocess.Popen(
+        [
+            *(*COMMAND, "--source", mjpeg_server.url(), "--bundle", tiny_bundle, "--backend", "onnxruntime"),
+            *("--serve", "0"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit_descriptors,
+    )
+    idle: list[socket.socket] = []
+    try:
+        assert process.stderr is not None
+        url = read_url(process.stderr)
+        port = urlsplit(url).port
+        wait_until(lambda: json.loads(get(url, "status").body)["frames"] >= 5, "five frames")
+        before = json.loads(get(url, "status").body)["frames"]
+        for number in range(MAX_DESCRIPTORS + 40):
+            one = socket.socket()
+            one.setblocking(False)
+            with suppress(BlockingIOError):
+                one.connect(("127.0.0.1", port))
+            idle.append(one)
+            if number % 3 == 0:
+                with suppress(OSError):
+                    one.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+            time.sleep(0.01)  # accepted one after the other, as over a network
+        assert process.poll() is None
+        connections = mjpeg_server.connections
+        mjpeg_server.frames_per_connection = 0  # the camera is lost and must be connected again meanwhile
+        wait_until(lambda: mjpeg_server.connections > connections, "the camera's new connection")
+        mjpeg_server.frames_per_connection = None
+        for one in idle:
+            one.close()
+        wait_until(lambda: json.loads(get(url, "status").body)["frames"] > before + 20, "frames to go on")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        for one in idle:
+            one.close()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "open files" not in err
+
+
+def limit_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def read_url(stream: IO[str]) -> str:
+    line = stream.readline()
+    assert line.startswith("edge-purify: preview at http://127.0.0.1:"), line
+    return line.split()[-1]
+
+
+def connect(preview: Preview) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", preview.address.port), timeout=DEADLINE_S)
+
+
+def test_connections_are_bounded_and_one_too_many_is_told_so(
+    preview: Preview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MAX_CONNECTIONS", 3)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connect(preview))
+
+        def is_refused() -> bool:
+            with connect(preview) as one:
+                return one.recv(1000).startswith(b"HTTP/1.1 503 ")
+
+        wait_until(is_refused, "the three to be counted")
+    wait_until(lambda: get(preview.url, "healthz").code == 200, "a place")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /status HTTP/1.1\r\nX: ", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+)
+def test_connection_without_a_request_is_dropped(
+    sent: bytes, preview: Preview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "IDLE_S", 0.2)
+    with connect(preview) as idle:
+        idle.sendall(sent)
+        with suppress(ConnectionResetError):
+            while idle.recv(1000):
+                pass
+
+
 # --- the command
 
 
@@ -477,9 +697,7 @@ def test_command_serves_a_live_run_until_it_is_stopped(tiny_bundle: Path, mjpeg_
     )
     try:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert line.startswith("edge-purify: preview at http://127.0.0.1:")
-        url = line.split()[-1]
+        url = read_url(process.stderr)
         wait_until(lambda: json.loads(get(url, "status").body)["frames"] >= 5, "five frames")
         assert get(url, "pair.png").code == 200, "the purified picture is kept for it"
         assert get(url, "healthz").code == 200
