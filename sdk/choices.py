@@ -12,6 +12,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 OnnxBackend = Literal["onnxruntime", "openvino"]  # run a bundle's ONNX files
 EngineBackend = Literal["tensorrt", "tensorrt-rtx"]  # run engines that were built from them
 Provider = Literal["cpu", "cuda", "tensorrt"]  # what ONNX Runtime runs on
+GraphKind = Literal["gpu", "cpu"]  # what an ONNX graph was made for
 
 ONNX_BACKENDS: tuple[OnnxBackend, ...] = get_args(OnnxBackend)
 ENGINE_BACKENDS: tuple[EngineBackend, ...] = get_args(EngineBackend)

@@ -7,7 +7,7 @@ import shutil
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -29,7 +29,11 @@ from export.inputs.calibration import (
 from export.precision.weight_storage import expanded
 from sdk.backends import open_backend
 from sdk.bundle import Bundle, Engine, File, Manifest, Precision, sha256_of, write_manifest
+from sdk.choices import GraphKind
 from sdk.errors import EdgePurifyError, UsageError
+
+if TYPE_CHECKING:
+    from export.precision.search import Scheme
 
 Origins = dict[Precision, dict[str, Any]]  #: by precision, what its engines were made by
 
@@ -132,46 +136,61 @@ def _convert(
     bundle: Bundle, precisions: tuple[Precision, ...], pictures: Pictures, on_step: OnStep
 ) -> Origins:
     """Write every engine's files and the manifest that names them; by precision, where they come from."""
+    from export.precision.search import CPU  # needs onnx
+
     manifest = bundle.manifest
     with closing(open_backend(bundle, "onnxruntime", "fp32")) as backend:
         purified = purified_images(manifest, backend, pictures.calibration)
     engines: Origins = {precision: {} for precision in precisions}
+    for_cpus: dict[str, Any] = {}
 
-    def lowered(engine: Engine, images: Any) -> Engine:
+    def written(path: str, data: bytes) -> File:
+        (bundle.folder / path).parent.mkdir(exist_ok=True)
+        (bundle.folder / path).write_bytes(data)
+        return File(path, sha256_of(bundle.folder / path))
+
+    def lowered(engine: Engine, images: Any, role: str) -> Engine:
         feeds = engine_feeds(manifest, engine, images)
-        files = dict(engine.onnx)
+        files, cpu = dict(engine.onnx), dict(engine.cpu)
         for precision in precisions:
             on_step(f"{engine.id} {precision}")
             data, engines[precision][engine.id] = _engine(bundle, engine, precision, feeds)
-            path = f"onnx/{engine.id}.{precision}.onnx"
-            (bundle.folder / path).parent.mkdir(exist_ok=True)
-            (bundle.folder / path).write_bytes(data)
-            files[precision] = File(path, sha256_of(bundle.folder / path))
-        return msgspec.structs.replace(engine, onnx=files)
+            files[precision] = written(f"onnx/{engine.id}.{precision}.onnx", data)
+            if precision == "int8" and role == "purifier":
+                # transposed convolutions have no integer kernel: in INT8 a purifier would take longer
+                cpu[precision], for_cpus[engine.id] = engine.onnx["fp32"], {"graph": "fp32"}
+            elif precision == "int8":
+                data, for_cpus[engine.id] = _int8(bundle, engine, feeds, CPU)
+                cpu[precision] = written(f"onnx/{engine.id}.{precision}.cpu.onnx", data)
+        return msgspec.structs.replace(engine, onnx=files, cpu=cpu)
 
     changed = msgspec.structs.replace(
         manifest,
-        purifiers=tuple(lowered(engine, pictures.calibration) for engine in manifest.purifiers),
-        classifiers=tuple(lowered(engine, purified) for engine in manifest.classifiers),
+        purifiers=tuple(lowered(engine, pictures.calibration, "purifier") for engine in manifest.purifiers),
+        classifiers=tuple(lowered(engine, purified, "classifier") for engine in manifest.classifiers),
     )
     write_manifest(bundle.folder, _without_stale_figures(manifest, changed))
     tools = {
         package: importlib.metadata.version(package) for package in ("edge-purify", "onnx", "onnxruntime")
     }
     return {
-        precision: {"calibrated_on": pictures.says, "tools": tools, "engines": engines[precision]}
+        precision: {
+            "calibrated_on": pictures.says,
+            "tools": tools,
+            "engines": engines[precision],
+            **({"cpu": {"engines": for_cpus}} if precision == "int8" else {}),
+        }
         for precision in precisions
     }
 
 
 def _without_stale_figures(before: Manifest, after: Manifest) -> Manifest:
     """``after`` without what was measured of engines that are others now."""
-    pairs = zip(before.engines, after.engines, strict=True)
     remade = {
         precision
-        for old, new in pairs
+        for old, new in zip(before.engines, after.engines, strict=True)
         for precision in new.onnx
-        if old.onnx.get(precision) != new.onnx[precision]
+        if (old.onnx.get(precision), old.cpu.get(precision)) != (new.onnx[precision], new.cpu.get(precision))
     }
     kept = tuple(entry for entry in after.measured if entry.get("precision") not in remade)
     return msgspec.structs.replace(after, measured=kept)
@@ -183,21 +202,29 @@ def _engine(
     """One engine's file, and how it was made."""
     from export.precision.fp16 import LIMIT, halve
     from export.precision.ranges import Ranges
-    from export.precision.search import search
+    from export.precision.search import TENSORRT
 
+    if precision == "int8":
+        return _int8(bundle, engine, feeds, TENSORRT)
     stored = bundle.read(engine.onnx["fp32"])
     data = expanded(stored)
-    held_out = feeds[::HELD_OUT]
-    if precision == "fp16":
-        largest = Ranges(data, held_out).largest
-        wide = sorted(name for name, value in largest.items() if value > LIMIT)
-        made = halve(data, largest)
-        return made, {"size_share": _share(made, stored), "too_large_for_fp16": wide}
+    largest = Ranges(data, feeds[::HELD_OUT]).largest
+    wide = sorted(name for name, value in largest.items() if value > LIMIT)
+    made = halve(data, largest)
+    return made, {"size_share": _share(made, stored), "too_large_for_fp16": wide}
+
+
+def _int8(bundle: Bundle, engine: Engine, feeds: list[Feeds], scheme: Scheme) -> tuple[bytes, dict[str, Any]]:
+    """One engine's INT8 file for one kind of backend, and how it was made."""
+    from export.precision.search import search
+
+    stored, held_out = bundle.read(engine.onnx["fp32"]), feeds[::HELD_OUT]
     calibration = [feed for place, feed in enumerate(feeds) if place % HELD_OUT] or held_out
-    found = search(data, calibration, held_out)
+    found = search(stored, calibration, held_out, scheme)
     return found.data, {
         "size_share": _share(found.data, stored),
         "method": found.method,
+        "quantized": [found.n_quantized, found.n_products],
         "excluded_layers": list(found.excluded),
         "error": round(found.error, 5),
         "error_by_method": {method: round(error, 5) for method, error in found.errors.items()},
@@ -209,16 +236,9 @@ def _record(bundle: Bundle, made: Origins, found: Verification) -> None:
     manifest = bundle.manifest
     recorded: dict[str, Any] = {**manifest.provenance.get("precisions", {})}
     for precision, origin in made.items():
-        recorded[precision] = {
-            **origin,
-            "size_share": round(_size_bytes(bundle, precision) / _size_bytes(bundle, "fp32"), 4),
-            "accuracy": [msgspec.to_builtins(drop) for drop in found.drops if drop.precision == precision],
-            "parity": {
-                one.engine: {"max_abs": one.max_abs, "mean_abs": one.mean_abs, "top1": one.top1}
-                for one in found.deviations
-                if one.precision == precision and one.top1 is not None
-            },
-        }
+        recorded[precision] = {**origin, **_figures(bundle, precision, "gpu", found)}
+        if "cpu" in origin:
+            recorded[precision]["cpu"] = {**origin["cpu"], **_figures(bundle, precision, "cpu", found)}
     changed: dict[str, Any] = {"provenance": {**manifest.provenance, "precisions": recorded}}
     if manifest.card is not None:
         path = bundle.path(manifest.card)
@@ -227,9 +247,25 @@ def _record(bundle: Bundle, made: Origins, found: Verification) -> None:
     write_manifest(bundle.folder, msgspec.structs.replace(manifest, **changed))
 
 
-def _size_bytes(bundle: Bundle, precision: Precision) -> int:
-    return sum(bundle.path(engine.onnx[precision]).stat().st_size for engine in bundle.manifest.engines)
+def _figures(bundle: Bundle, precision: Precision, kind: GraphKind, found: Verification) -> dict[str, Any]:
+    """What was measured of a precision's graphs of one kind."""
+    drops = [drop for drop in found.drops if (drop.precision, drop.kind) == (precision, kind)]
+    parity = [one for one in found.deviations if (one.precision, one.kind) == (precision, kind)]
+    return {
+        "size_share": round(_size_bytes(bundle, precision, kind) / _size_bytes(bundle, "fp32", kind), 4),
+        "accuracy": [msgspec.to_builtins(drop) for drop in drops],
+        "parity": {
+            one.engine: {"max_abs": one.max_abs, "mean_abs": one.mean_abs, "top1": one.top1}
+            for one in parity
+            if one.top1 is not None
+        },
+    }
 
 
-def _share(made: bytes, fp32: bytes) -> float:
-    return round(len(made) / len(fp32), 4)
+def _size_bytes(bundle: Bundle, precision: Precision, kind: GraphKind) -> int:
+    files = [engine.graph(precision, kind) for engine in bundle.manifest.engines]
+    return sum(bundle.path(file).stat().st_size for file in files)
+
+
+def _share(made: bytes, data: bytes) -> float:
+    return round(len(made) / len(data), 4)

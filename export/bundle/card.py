@@ -100,6 +100,28 @@ def _precisions(recorded: Mapping[str, Any]) -> Iterator[str]:
             )
         if not record["accuracy"]:
             yield "- accuracy: not measured, there were no labelled images"
+        if "cpu" in record:
+            yield from _for_cpus(precision, record["cpu"])
+
+
+def _for_cpus(precision: str, record: Mapping[str, Any]) -> Iterator[str]:
+    """The graphs that CPUs run instead."""
+    yield ""
+    yield f"**{precision.upper()} on CPUs**, graphs of their own: {record['size_share']:.0%} of the size."
+    for engine, found in record["parity"].items():
+        if record["engines"][engine].get("graph") == "fp32":
+            yield f"- {engine}: the FP32 graph, which is faster there"
+            continue
+        yield (
+            f"- {engine}: off by at most {found['max_abs']:.1e}, {found['mean_abs']:.1e} on average; "
+            f"top-1 agreement {found['top1']:.1%}{_how(record['engines'][engine])}"
+        )
+    for drop in record["accuracy"]:
+        yield (
+            f"- accuracy on {drop['n_images']} {drop['says']} images: FP32 {drop['fp32']:.2f} %, "
+            f"{precision.upper()} {drop['accuracy']:.2f} %; the drop is at most {drop['upper']:.2f} points "
+            "(paired, 95 %)"
+        )
 
 
 def _how(engine: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from export.inputs.labelled import Labelled
 from sdk.backends.interface import Backend
 from sdk.bundle import Bundle, Precision
+from sdk.choices import GraphKind
 from sdk.draw import Draw, Drawer
 
 MOST_POINTS: dict[str, float] = {"fp16": 1.5, "int8": 2.5}
@@ -35,6 +36,7 @@ class Drop:
         fp32, accuracy: percent, through the FP32 engines and through these.
         drop, upper: points lost, and the upper 95 % bound of that.
         engine: the one in whose draws the most was lost.
+        kind: of the ONNX graphs that ran; "gpu" too where one graph serves all.
     """
 
     precision: Precision
@@ -46,6 +48,7 @@ class Drop:
     drop: float
     upper: float
     engine: str
+    kind: GraphKind = "gpu"
 
     @property
     def complaint(self) -> str | None:
@@ -53,8 +56,9 @@ class Drop:
         most = MOST_POINTS[self.precision]
         if self.upper <= most:
             return None
+        engine = f"{self.engine} in {self.precision}{' for CPUs' if self.kind == 'cpu' else ''}"
         return (
-            f"{self.engine} in {self.precision}: accuracy on {self.n_images} {self.says} images falls from "
+            f"{engine}: accuracy on {self.n_images} {self.says} images falls from "
             f"{self.fp32:.1f} to {self.accuracy:.1f} %, by up to {self.upper:.2f} points (95 % bound), "
             f"expected at most {most}"
             + ("; give more images" if self.drop <= 0 else ", the draws of this engine having lost the most")

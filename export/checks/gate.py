@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from sdk.bundle import Precision
+from sdk.choices import GraphKind
 from sdk.errors import GateError
 
 
@@ -17,6 +18,9 @@ class Finding(Protocol):
 
     @property
     def precision(self) -> Precision: ...
+
+    @property
+    def kind(self) -> GraphKind: ...
 
     @property
     def complaint(self) -> str | None: ...

@@ -72,7 +72,10 @@ def to_junit(bundle: Bundle, found: Verification) -> bytes:
         what = finding.against if isinstance(finding, Deviation) else "accuracy"
         detail = finding.output if isinstance(finding, Deviation) else getattr(finding, "says", "")
         case = ElementTree.SubElement(
-            suite, "testcase", classname=f"{finding.precision}.{finding.engine}", name=f"{detail}: {what}"
+            suite,
+            "testcase",
+            classname=f"{finding.precision}.{finding.engine}{'.cpu' if finding.kind == 'cpu' else ''}",
+            name=f"{detail}: {what}",
         )
         if finding.complaint:
             ElementTree.SubElement(case, "failure", message=finding.complaint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from export.inputs.labelled import Labelled
 from sdk.backends import open_backend
 from sdk.backends.golden import Golden, replay
 from sdk.backends.interface import Backend
-from sdk.bundle import Bundle
+from sdk.backends.onnxruntime import OnnxRuntimeBackend
+from sdk.bundle import Bundle, Precision
 from sdk.bundle.deviation import Deviation
+from sdk.choices import GraphKind
 
 N_IMAGES = 64
 
@@ -88,10 +91,12 @@ def examine(
         accuracies = [PairedAccuracy(bundle, full, images) for images in labelled if lower]
         for precision in lower:
             on_step(f"verify {precision}")
-            with closing(open_backend(bundle, "onnxruntime", precision)) as low:
-                deviations += replay(bundle, low, golden)
-                deviations += _against_fp32(bundle, low, full, n_images, labelled)
-                drops += [one.drop(low) for one in accuracies]
+            for kind in graph_kinds(bundle, precision):
+                with closing(OnnxRuntimeBackend(bundle, precision, graphs=kind)) as low:
+                    compared = replay(bundle, low, golden)
+                    compared += _against_fp32(bundle, low, full, n_images, labelled)
+                    deviations += [replace(one, kind=kind) for one in compared]
+                    drops += [replace(one.drop(low), kind=kind) for one in accuracies]
         backend = f"{full.name} {full.version}"
     return Verification(backend, tuple(deviations), without_twin, tuple(drops))
 
@@ -103,6 +108,11 @@ def hold(bundle: Bundle, found: Verification) -> None:
         GateError: see ``verify``.
     """
     gate((*found.deviations, *found.drops), lambda finding: _worst_layers(bundle, finding))
+
+
+def graph_kinds(bundle: Bundle, precision: Precision) -> tuple[GraphKind, ...]:
+    """The kinds of graph that ``bundle`` has for ``precision``: "gpu" alone where one serves all."""
+    return ("gpu", "cpu") if any(precision in engine.cpu for engine in bundle.manifest.engines) else ("gpu",)
 
 
 def _check_operators(bundle: Bundle) -> None:
@@ -142,7 +152,7 @@ def _worst_layers(bundle: Bundle, finding: Finding) -> str:
         return ""
     from export.precision.layers import worst_layers_of
 
-    worst = worst_layers_of(bundle, finding.engine, finding.precision)
+    worst = worst_layers_of(bundle, finding.engine, finding.precision, finding.kind)
     return "; worst layers: " + ", ".join(f"{layer} ({error:.1%} off)" for layer, error in worst)
 
 

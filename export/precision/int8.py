@@ -1,8 +1,9 @@
-"""INT8 by pairs of QuantizeLinear and DequantizeLinear around the layers that carry an engine's arithmetic.
+"""INT8 for TensorRT: pairs of QuantizeLinear and DequantizeLinear around what carries an engine's arithmetic.
 
-Symmetric throughout, as TensorRT asks.  Only a layer's input and its weight are quantized: activations by
-one scale for each tensor, weights by one for each output channel; biases and all other operators stay in
-FP32.
+Signed and symmetric throughout, as TensorRT requires. Quantized are the input and the weight of each layer,
+and both inputs of each residual addition, so that feature maps stay INT8 from one convolution to the next.
+Activations have one scale for each tensor, weights one for each output channel; biases and all other
+operators stay in FP32. CPUs take another graph, see ``export.precision.int8_cpu``.
 
 Written out rather than taken from ONNX Runtime's ``quantize_static``, which quantizes along the axis of one
 use a weight that a convolution and a transposed one share, so that the graph fails where it is run.
@@ -15,28 +16,21 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from export.precision.graph import finished, parse
+from export.precision.graph import finished, output_channels, parse, residual_additions, weighted_layers
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 STEPS = 127  # the largest code; -128 stays unused, so that zero is the middle
 
 
-def quantizable(model: onnx.ModelProto) -> dict[str, str]:
-    """The layers that INT8 is for: names of nodes, and of the value that each takes.
-
-    A product of two activations, as inside attention, is none.
-    """
-    weights = {
-        weight.name
-        for weight in model.graph.initializer
-        if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1
-    }
+def quantizable(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """The nodes that INT8 is for, layers and residual additions: by name, the activations that each takes."""
+    layers, additions = weighted_layers(model, OPERATORS), residual_additions(model)
     return {
-        node.name: node.input[0]
+        node.name: (*node.input,) if node.name in additions else (node.input[0],)
         for node in model.graph.node
-        if node.op_type in OPERATORS and node.input[1] in weights and node.input[0] not in weights
+        if node.name in layers or node.name in additions
     }
 
 
@@ -46,25 +40,25 @@ def quantize(data: bytes, largest: Mapping[str, float], *, excluded: Collection[
     Args:
         data: an engine's ONNX file.
         largest: by value, the largest absolute value to be represented; larger ones saturate.
-        excluded: names of layers that stay in FP32.
+        excluded: names of layers and additions that stay in FP32.
 
     Raises:
         ExportError: the quantized graph is not valid.
     """
     model = parse(data)
-    layers = quantizable(model).keys() - set(excluded)
+    chosen = {name: values for name, values in quantizable(model).items() if name not in excluded}
     weights = {weight.name: weight for weight in model.graph.initializer}
     quantization = _Quantization(weights, largest)
     nodes = [
         made
         for node in model.graph.node
-        for made in (quantization.convert(node) if node.name in layers else (node,))
+        for made in (quantization.convert(node, chosen[node.name]) if node.name in chosen else (node,))
     ]
     return finished(model, nodes, quantization.weights.values())
 
 
 class _Quantization:
-    """Converts layer after layer: one pair for an activation, one INT8 weight for each axis of its uses.
+    """Converts node after node: one pair for an activation, one INT8 weight for each axis of its uses.
 
     Every weight is quantized for its use: two layers share one only if they agree on the axis.
     """
@@ -74,19 +68,22 @@ class _Quantization:
         self.largest = largest
         self.done: set[str] = set()
 
-    def convert(self, layer: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        """The layer, after what quantizes its input and restores its weight."""
-        layer = onnx.NodeProto.FromString(layer.SerializeToString())
-        value, weight = layer.input[:2]
-        axis = _output_channels(layer, len(self.weights[weight].dims))
-        restored = weight if axis is None else f"{weight}_axis{axis}"
-        layer.input[0], layer.input[1] = f"{value}_dq", f"{restored}_dq"
-        if layer.input[0] not in self.done:
-            yield from self._activation(value)
-        if layer.input[1] not in self.done:
-            yield self._weight(weight, restored, axis)
-        self.done |= {*layer.input[:2]}
-        yield layer
+    def convert(self, node: onnx.NodeProto, activations: Collection[str]) -> Iterator[onnx.NodeProto]:
+        """The node, after what quantizes its activations and restores its weight."""
+        node = onnx.NodeProto.FromString(node.SerializeToString())
+        for value in dict.fromkeys(activations):
+            if f"{value}_dq" not in self.done:
+                yield from self._activation(value)
+        if node.op_type in OPERATORS:
+            weight = node.input[1]
+            axis = output_channels(node, len(self.weights[weight].dims))
+            restored = weight if axis is None else f"{weight}_axis{axis}"
+            if f"{restored}_dq" not in self.done:
+                yield self._weight(weight, restored, axis)
+            node.input[1] = f"{restored}_dq"
+        node.input[:] = [f"{value}_dq" if value in activations else value for value in node.input]
+        self.done |= {*node.input}
+        yield node
 
     def _activation(self, value: str) -> Iterator[onnx.NodeProto]:
         scale = np.float32(_scale(np.array(self.largest[value])))
@@ -119,15 +116,3 @@ def _scale(largest: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """The step between two codes; 1 where everything is zero, since a step of zero is no step."""
     scale = np.where(largest > 0, largest / STEPS, 1.0)
     return scale.astype(np.float32).clip(min=np.finfo(np.float32).tiny)
-
-
-def _output_channels(layer: onnx.NodeProto, dims: int) -> int | None:
-    """The axis of the weight that output channels lie along; None where groups share it."""
-    attributes = {attribute.name: attribute.i for attribute in layer.attribute}
-    if layer.op_type == "Conv":
-        return 0
-    if layer.op_type == "ConvTranspose":
-        return 1 if attributes.get("group", 1) == 1 else None
-    if layer.op_type == "Gemm":
-        return 0 if attributes.get("transB", 0) else 1
-    return dims - 1

@@ -12,15 +12,19 @@ from export.precision.int8 import OPERATORS
 from export.precision.ranges import Feeds, Probe
 from export.precision.weight_storage import expanded
 from sdk.bundle import Bundle, Precision
+from sdk.choices import GraphKind
 
 N_IMAGES = 8
 
 
-def worst_layers_of(bundle: Bundle, engine: str, precision: Precision) -> list[tuple[str, float]]:
+def worst_layers_of(
+    bundle: Bundle, engine: str, precision: Precision, kind: GraphKind = "gpu"
+) -> list[tuple[str, float]]:
     """``worst_layers`` of one engine of ``bundle``, on a few self-made pictures."""
     manifest = bundle.manifest
     found = next(one for one in manifest.engines if one.id == engine)
-    data, reference = (expanded(bundle.read(found.onnx[one])) for one in (precision, "fp32"))
+    files = found.graph(precision, kind), found.onnx["fp32"]
+    data, reference = (expanded(bundle.read(file)) for file in files)
     return worst_layers(data, reference, engine_feeds(manifest, found, self_made_images(manifest, N_IMAGES)))
 
 

@@ -14,6 +14,7 @@ from export.precision.graph import float_values, parse
 from export.torch_to_onnx import ExportError
 
 Feeds = Mapping[str, npt.NDArray[Any]]
+Interval = tuple[float, float]  #: the lowest and the highest number that codes represent
 BINS = 2048
 PERCENTILE = 99.99
 LEVELS = 128  # of a symmetric INT8 code's absolute value
@@ -29,14 +30,20 @@ class Ranges:
 
     Attributes:
         largest: by value, the largest absolute value seen.
+        seen: by value, the lowest and the highest number seen.
     """
 
     def __init__(self, data: bytes, feeds: Sequence[Feeds], values: Iterable[str] | None = None) -> None:
         probe = Probe(data, values)
-        self.largest = dict.fromkeys(probe.values, 0.0)
+        self.seen: dict[str, Interval] = dict.fromkeys(probe.values, (0.0, 0.0))
         for found in map(probe.run, feeds):
             for name, value in found.items():
-                self.largest[name] = max(self.largest[name], float(np.abs(value).max(initial=0)))
+                low, high = self.seen[name]
+                self.seen[name] = (
+                    min(low, float(value.min(initial=0))),
+                    max(high, float(value.max(initial=0))),
+                )
+        self.largest = {name: max(-low, high) for name, (low, high) in self.seen.items()}
         self._probe, self._feeds = probe, feeds
         self._counts: dict[str, npt.NDArray[np.int64]] = {}
 
@@ -47,6 +54,14 @@ class Ranges:
         return {
             name: METHODS[method](counts) * self.largest[name] / BINS
             for name, counts in self._histograms().items()
+        }
+
+    def intervals(self, method: str) -> dict[str, Interval]:
+        """The same for codes that need not be symmetric: what was seen, cut at the largest by ``method``."""
+        limits = self.by(method)
+        return {
+            name: (max(low, -limits[name]), min(high, limits[name]))
+            for name, (low, high) in self.seen.items()
         }
 
     def _histograms(self) -> dict[str, npt.NDArray[np.int64]]:

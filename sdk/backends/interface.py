@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sdk.choices import GraphKind, Precision
 from sdk.choices import OnnxBackend as OnnxBackend
-from sdk.choices import Precision
 from sdk.draw import Draw
 from sdk.errors import BackendError
 
@@ -42,6 +42,7 @@ class Backend(Protocol):
     name: str  #: "onnxruntime", "openvino", "tensorrt" or "tensorrt-rtx"
     version: str
     precision: Precision
+    graphs: GraphKind  #: which of an engine's ONNX graphs it runs, where there are two
     concurrent: bool  #: whether several threads may call ``run`` at once
 
     def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ import numpy as np
 from sdk.backends.interface import Float
 from sdk.backends.sessions import EngineFile, Feeds, SessionBackend, Tensors, listed, one_line
 from sdk.bundle import Bundle, Precision
-from sdk.errors import BackendError
+from sdk.errors import BackendError, BundleError
 
 EXTRA = "pip install 'edge-purify[openvino]'"
 
@@ -95,7 +96,9 @@ class _Session:
         self._file = file
         try:
             reader = openvino.frontend.FrontEndManager().load_by_framework("onnx")
-            model = reader.convert(reader.load(str(file.path)))
+            model = reader.convert(reader.load(BytesIO(file.content())))
+        except BundleError:
+            raise
         except Exception as error:  # its error classes share no narrower base
             raise file.cannot_load("OpenVINO", error) from error
         file.check(_tensors(model.inputs, file.inputs), _tensors(model.outputs, file.outputs))

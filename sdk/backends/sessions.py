@@ -7,8 +7,9 @@ has one thread, or all CPUs where a trial at load shows that its engine gains by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Generic, Protocol, TypeVar
@@ -17,6 +18,7 @@ import numpy as np
 
 from sdk.backends.interface import Float, Inference, checked
 from sdk.bundle import Bundle, Engine, Precision
+from sdk.choices import GraphKind
 from sdk.draw import Draw, encode_subset
 from sdk.errors import BackendError
 from sdk.host.cpus import available_cpus
@@ -31,10 +33,16 @@ Tensors = dict[str, Tensor]  #: by name
 
 @dataclass(frozen=True)
 class EngineFile:
-    """An engine's file, and what the bundle says of its tensors."""
+    """An engine's file, and what the bundle says of its tensors.
+
+    ``path`` is for messages. What runs are the bytes that ``content`` reads and verifies.
+    """
 
     engine: Engine
     path: Path
+    content: Callable[[], bytes]
+    is_quantized: bool
+    is_for_cpu: bool
     inputs: Tensors
     outputs: Tensors  #: just one
 
@@ -94,6 +102,7 @@ class SessionBackend(ABC, Generic[S]):
         precision: "fp32", "fp16" or "int8"; every engine must have it.
         threads: of every session; None takes one, or, if ``may_grow``, all that the process may use for an
             engine that they are measured to speed up.  The attribute is the most that any session has.
+        graphs: the kind of ONNX graph to run where the bundle has one for GPUs and one for CPUs.
 
     Raises:
         BackendError: an engine can't be loaded, doesn't run, or has other inputs or outputs than the bundle
@@ -105,12 +114,19 @@ class SessionBackend(ABC, Generic[S]):
     concurrent = False
 
     def __init__(
-        self, bundle: Bundle, precision: Precision, threads: int | None, *, may_grow: bool = True
+        self,
+        bundle: Bundle,
+        precision: Precision,
+        threads: int | None,
+        *,
+        may_grow: bool = True,
+        graphs: GraphKind = "cpu",
     ) -> None:
         self.precision: Precision = precision
         self.threads = self._given_threads = threads or 1
         self._most_threads = available_cpus() if threads is None and may_grow else self.threads
         self._bundle = bundle
+        self.graphs: GraphKind = graphs
         self._closed = False
         manifest = bundle.manifest
         image: Tensor = ("float32", (1, 3, manifest.image.height, manifest.image.width))
@@ -161,7 +177,16 @@ class SessionBackend(ABC, Generic[S]):
 
     def _file(self, engine: Engine, image: Tensor, outputs: Tensors) -> EngineFile:
         inputs = {"image": image} | {spec.name: (spec.dtype, spec.shape) for spec in engine.random_inputs}
-        return EngineFile(engine, self._bundle.path(engine.onnx[self.precision]), inputs, outputs)
+        file = engine.graph(self.precision, self.graphs)
+        return EngineFile(
+            engine,
+            self._bundle.path(file),
+            content=partial(self._bundle.read, file),
+            is_quantized=self.precision == "int8" and file != engine.onnx["fp32"],
+            is_for_cpu=file == engine.cpu.get(self.precision),
+            inputs=inputs,
+            outputs=outputs,
+        )
 
     def _check_open(self) -> None:
         if self._closed:

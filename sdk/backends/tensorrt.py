@@ -24,6 +24,7 @@ from sdk.backends.interface import Float, Inference, checked
 from sdk.backends.plan_store import BuiltEngine, EngineBackend, Host, build_command, find_engine
 from sdk.backends.tensorrt_engine import Buffer, Library, LoadedEngine, import_library
 from sdk.bundle import Bundle, Precision, RandomInput
+from sdk.choices import GraphKind
 from sdk.draw import Draw, encode_subset
 from sdk.errors import BackendError
 from sdk.host.hardware import jetson_model
@@ -62,6 +63,7 @@ class TensorRtBackend:
     ) -> None:
         library = Library(import_library(name) if module is None else module, name)
         self.name: str = name
+        self.graphs: GraphKind = "gpu"
         self.version = library.version
         self._bank: _Bank | None = None
         self._closed = False

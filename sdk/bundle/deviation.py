@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdk.arrays import FloatImage
-from sdk.choices import Precision
+from sdk.choices import GraphKind, Precision
 
 BOUND = 1e-4  # on pixels in [0, 1] and on logits of a few units: some hundred times float32's rounding
 
@@ -51,6 +51,7 @@ class Deviation:
         top1: share of the draws in which the most likely class is the same; None where no class was asked
             for.
         amplified: whether the engine is an external classifier's in FP32, see ``AMPLIFIED``.
+        kind: of the ONNX graph that ran; "gpu" too where one graph serves all.
     """
 
     engine: str
@@ -63,6 +64,7 @@ class Deviation:
     unit: float = 1.0
     top1: float | None = None
     amplified: bool = False
+    kind: GraphKind = "gpu"
 
     @property
     def bound(self) -> Bound:
@@ -90,6 +92,7 @@ class Deviation:
         if not wrong:
             return None
         engine = self.engine if self.precision == "fp32" else f"{self.engine} in {self.precision}"
+        engine += " for CPUs" if self.kind == "cpu" else ""
         return f"{engine}: its {self.output} differs from the {self.against} {' and '.join(wrong)}"
 
 

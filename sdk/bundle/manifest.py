@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sdk.choices import BUNDLE_PRECISIONS, Precision
+from sdk.choices import BUNDLE_PRECISIONS, GraphKind, Precision
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -48,16 +48,29 @@ class RandomInput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             )
 
 
-class Engine(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One purifier or classifier: its id and its ONNX file per precision."""
+class Engine(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """One purifier or classifier: its id and its ONNX file per precision.
+
+    ``cpu`` holds the graphs that CPUs run instead, for precisions where one graph can't suit both: INT8 for
+    TensorRT is signed and symmetric, INT8 for CPUs unsigned and asymmetric. ``graph`` chooses.
+    """
 
     id: str
     onnx: dict[Precision, File]
     random_inputs: tuple[RandomInput, ...] = ()
+    cpu: dict[Precision, File] = {}
+
+    def graph(self, precision: Precision, kind: GraphKind) -> File:
+        """The ONNX file for ``precision`` on a CPU or GPU; a ``KeyError`` if there is no such precision."""
+        return self.cpu.get(precision, self.onnx[precision]) if kind == "cpu" else self.onnx[precision]
 
     def __post_init__(self) -> None:
         if "fp32" not in self.onnx:
             raise ValueError(f"engine {self.id!r}: expected an fp32 ONNX file, got {sorted(self.onnx)}")
+        if alone := self.cpu.keys() - self.onnx.keys():
+            raise ValueError(
+                f"engine {self.id!r}: expected {sorted(alone)} under onnx too, got it for CPUs alone"
+            )
         names = ["image", *(spec.name for spec in self.random_inputs)]
         if len(set(names)) != len(names):
             raise ValueError(f"engine {self.id!r}: expected distinct input names, got {names}")
@@ -157,14 +170,10 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
         return tuple(each for each in self.precisions if each != "fp32")
 
     def files(self) -> Iterator[File]:
-        """Every file that the manifest names, built engines apart: those are derived and may be absent."""
-        yield self.labels
-        yield self.golden
+        """Every file named, each once; built engines, which are derived and may be absent, are left out."""
+        named = [self.labels, self.golden, self.card, self.robustness]
         if self.twin is not None:
-            yield self.twin.weights
-        if self.card is not None:
-            yield self.card
-        if self.robustness is not None:
-            yield self.robustness
+            named.append(self.twin.weights)
         for engine in self.engines:
-            yield from engine.onnx.values()
+            named += [*engine.onnx.values(), *engine.cpu.values()]
+        yield from dict.fromkeys(file for file in named if file is not None)

@@ -70,6 +70,17 @@ def processor(root: Path = ROOT) -> tuple[str, str]:
     return name, hashlib.sha256(repr(facts or name).encode()).hexdigest()
 
 
+def has_exact_int8(root: Path = ROOT) -> bool:
+    """Whether the processor multiplies unsigned by signed 8-bit numbers without saturating in between.
+
+    x86 does with VNNI; with AVX2 or AVX-512 alone, sums of two products saturate at 16 bits. ARM never does.
+    """
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return True
+    words = {word for line in _read(root / "proc/cpuinfo").splitlines() for word in line.split()}
+    return bool(words & {"avx512_vnni", "avx_vnni"})
+
+
 def cuda_toolkit(root: Path = ROOT) -> str | None:
     """The version of the CUDA toolkit in its usual place, like "12.6.68"; None if there is none."""
     try:

@@ -19,7 +19,7 @@ from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.openvino import OpenVinoBackend
 from sdk.bundle import MANIFEST, Bundle, RandomInput, sha256_of, write_manifest
 from sdk.draw import Drawer
-from sdk.errors import BackendError
+from sdk.errors import BackendError, BundleError
 from tests.sdk.fakes.golden import with_golden
 
 Kind = type[OnnxRuntimeBackend] | type[OpenVinoBackend]
@@ -153,10 +153,17 @@ def test_a_wrong_image_names_the_engine(backend: Opened) -> None:
 
 
 @pytest.mark.parametrize("content", [b"not an engine", b"\x08"])
-def test_a_file_that_is_no_onnx_names_the_engine(
-    bundle_copy: Path, kind: Kind, content: bytes, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_onnx_is_named(bundle_copy: Path, kind: Kind, content: bytes) -> None:
     replace(bundle_copy, "onnx/classifier-01.onnx", content)
+    with pytest.raises(BundleError, match=r"onnx/classifier-01\.onnx is not an ONNX file: .*export"):
+        kind(Bundle.open(bundle_copy))
+
+
+def test_a_graph_that_the_runtime_refuses_names_the_engine(
+    bundle_copy: Path, kind: Kind, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = (bundle_copy / "onnx/classifier-01.onnx").read_bytes()
+    replace(bundle_copy, "onnx/classifier-01.onnx", content.replace(b"Gemm", b"Gexx"))
     with pytest.raises(BackendError, match=ENGINE + "can't load it: .*; export the bundle again$") as caught:
         kind(Bundle.open(bundle_copy))
     assert "\n" not in str(caught.value)

@@ -200,7 +200,7 @@ def test_gradient_is_that_of_the_graph_without_rounding(quantized: OnnxGraph) ->
 
 def test_gradient_ends_where_the_codes_do() -> None:
     x = (STEP * torch.tensor([-129.0, -128.4, -0.3, 0.2, 127.4, 128.0])).requires_grad_()
-    value = FakeQuantize.apply(x, torch.tensor(STEP))
+    value = FakeQuantize.apply(x, torch.tensor(STEP), -128, 127)
     value.sum().backward()
     assert (value / STEP).tolist() == [-128, -128, 0, 0, 127, 127]
     assert x.grad.tolist() == [0, 1, 1, 1, 1, 0]
@@ -257,17 +257,32 @@ def test_refuses_codes_that_are_not_restored_as_they_were_made(
         OnnxGraph(write(tmp_path / "engine.onnx", nodes, constants), ["x"])
 
 
-@pytest.mark.parametrize(
-    ("zero", "reason"),
-    [(np.array(3, np.int8), "a zero point of 0, got 3"), (np.array(0, np.uint8), "int8 codes by one scale")],
-)
-def test_only_symmetric_int8_is_known(zero: np.ndarray, reason: str, tmp_path: Path) -> None:
+def fake_quantization(zero: np.ndarray, folder: Path) -> OnnxGraph:
+    """y is x, quantized and restored by one step and ``zero``."""
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["x_q"]),
         helper.make_node("DequantizeLinear", ["x_q", "step", "zero"], ["y"]),
     ]
-    graph = OnnxGraph(write(tmp_path / "engine.onnx", nodes, {"step": scalar(STEP), "zero": zero}), ["x"])
-    with pytest.raises(BundleError, match=f"expected {reason}"):
+    return OnnxGraph(write(folder / "engine.onnx", nodes, {"step": scalar(STEP), "zero": zero}), ["x"])
+
+
+@pytest.mark.parametrize("zero", [np.array(0, np.int8), np.array(-3, np.int8), np.array(57, np.uint8)])
+def test_codes_round_and_saturate_as_onnxruntime_has_them_at_any_zero_point(
+    zero: np.ndarray, tmp_path: Path
+) -> None:
+    graph = fake_quantization(zero, tmp_path)
+    images = STEP * 400 * (torch.rand(2, *SHAPE[1:], generator=torch.Generator().manual_seed(0)) - 0.5)
+    assert torch.allclose(graph(images), by_onnxruntime(graph.path, images).squeeze(1), atol=1e-6)
+    leaf = images.clone().requires_grad_()
+    graph(leaf).sum().backward()
+    info = np.iinfo(zero.dtype)
+    codes = (images / STEP).round() + int(zero)
+    assert torch.equal(leaf.grad, ((codes >= info.min) & (codes <= info.max)).float())
+
+
+def test_codes_of_other_types_are_refused(tmp_path: Path) -> None:
+    graph = fake_quantization(np.array(0, np.uint16), tmp_path)
+    with pytest.raises(BundleError, match="expected int8 or uint8 codes by one scale"):
         graph(torch.rand(2, *SHAPE[1:]))
 
 

@@ -16,6 +16,7 @@ from export.bundle.add_precisions import Lowering, lower_bundle
 from export.bundle.write import write_bundle
 from sdk.backends import open_backend
 from sdk.backends.interface import Backend
+from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.bundle import Bundle
 from sdk.errors import BundleError
 from tests.trainer.robustness.networks import CLASSIFIER, LABELS, SIDE
@@ -78,12 +79,16 @@ def maep_int8(ren: Defence, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_int8(folder, folder.parent / "maep-int8")
 
 
-@pytest.fixture(scope="module", params=["ren", "maep"])
+@pytest.fixture(scope="module", params=["ren gpu", "ren cpu", "maep gpu"])
 def case(request: pytest.FixtureRequest) -> Case:
-    folder: Path = request.getfixturevalue(f"{request.param}_int8")
+    """Each kind of graph as it is written, unoptimized, whatever this processor would run."""
+    family, kind = request.param.split()
+    folder: Path = request.getfixturevalue(f"{family}_int8")
     bundle = Bundle.open(folder)
-    engines = open_backend(bundle, "onnxruntime", "int8")
-    return Case(folder, engines, read_quantized_twin(bundle), read_twin(bundle).requires_grad_(False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdk.backends.onnxruntime.has_exact_int8", lambda: False)
+        engines = OnnxRuntimeBackend(bundle, "int8", graphs=kind)
+    return Case(folder, engines, read_quantized_twin(bundle, kind), read_twin(bundle).requires_grad_(False))
 
 
 @pytest.fixture(scope="module")

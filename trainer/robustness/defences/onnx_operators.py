@@ -12,46 +12,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOWEST, HIGHEST = -128, 127  # codes that QuantizeLinear saturates at
+FLOATS = {1: torch.float32, 10: torch.float16}  # by ONNX's number of a type
+CODES = {torch.int8: (-128, 127), torch.uint8: (0, 255)}  # that QuantizeLinear saturates at, by type
 
 
 class FakeQuantize(torch.autograd.Function):
-    """QuantizeLinear and DequantizeLinear in one: to the nearest INT8 code's value, ties to even.
+    """QuantizeLinear and DequantizeLinear in one: to the nearest 8-bit code's value, ties to even.
+
+    ``low`` and ``high`` are the codes that values saturate at, counted from the code of zero.
 
     Backward it is straight-through (Bengio et al., arXiv 1308.3432): the rounding counts as the identity, and
     a value that saturates passes no gradient.
     """
 
     @staticmethod
-    def forward(x: Tensor, scale: Tensor) -> Tensor:
+    def forward(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
         # divided as the engine does: times the reciprocal, ties fall to other codes
-        return (x / scale).round_().clamp_(LOWEST, HIGHEST).mul_(scale)
+        return (x / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
     def setup_context(
-        ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor
+        ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, int, int], output: Tensor
     ) -> None:
-        x, scale = inputs
+        x, scale, low, high = inputs
         ctx.save_for_backward(x)
-        ctx.step = float(scale)
+        ctx.passes = (low - 0.5) * float(scale), (high + 0.5) * float(scale)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
-        low, high = (LOWEST - 0.5) * ctx.step, (HIGHEST + 0.5) * ctx.step
-        return torch.ops.aten.hardtanh_backward(gradient, x, low, high), None
+        return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.passes), None, None, None
 
     @staticmethod
-    def vmap(info: object, in_dims: tuple[int, None], x: Tensor, scale: Tensor) -> tuple[Tensor, int]:
-        return FakeQuantize.apply(x, scale), in_dims[0]
+    def vmap(
+        info: object, in_dims: tuple[int, None, None, None], x: Tensor, scale: Tensor, low: int, high: int
+    ) -> tuple[Tensor, int]:
+        return FakeQuantize.apply(x, scale, low, high), in_dims[0]
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    """``x`` to the values of INT8 codes by one scale, straight-through."""
-    _refuse_offset(zero)
-    if zero is None or zero.dtype is not torch.int8 or scale.ndim:
-        raise ValueError("QuantizeLinear: expected int8 codes by one scale")
-    return FakeQuantize.apply(x, scale)
+    """``x`` to the values of int8 or uint8 codes by one scale, straight-through."""
+    if zero is None or zero.dtype not in CODES or scale.ndim or zero.ndim:
+        raise ValueError("QuantizeLinear: expected int8 or uint8 codes by one scale")
+    lowest, highest = CODES[zero.dtype]
+    return FakeQuantize.apply(x, scale, lowest - int(zero), highest - int(zero))
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
@@ -212,6 +218,7 @@ def _scatter_elements(
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Add": torch.add,
     "BatchNormalization": _batch_norm,
+    "Cast": lambda x, *, to, saturate=1: x.to(FLOATS[to]),
     "Clip": _clip,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,

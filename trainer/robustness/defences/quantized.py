@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdk.bundle import Bundle, Engine
+from sdk.choices import GraphKind
 from sdk.errors import BundleError
 from trainer.models import Defence
 from trainer.models.purifier import Purifier
@@ -19,8 +20,11 @@ from trainer.models.twin import read_twin
 from trainer.robustness.defences.onnx_graph import OnnxGraph
 
 
-def read_quantized_twin(bundle: Bundle) -> Defence:
+def read_quantized_twin(bundle: Bundle, kind: GraphKind = "gpu") -> Defence:
     """The INT8 engines of ``bundle`` as a defence, on the CPU; it can be attacked, not trained.
+
+    Args:
+        kind: the ONNX graphs to follow, where GPUs and CPUs run different ones.
 
     Raises:
         BackendError: the package onnx is absent.
@@ -34,8 +38,8 @@ def read_quantized_twin(bundle: Bundle) -> Defence:
         )
     unrounded = read_twin(bundle)
     given = [] if unrounded.random_input is None else [unrounded.random_input.name]
-    purifier = EnginePurifier(_graphs(bundle, manifest.purifiers, *given), unrounded.purifier)
-    classifier = EngineClassifier(_graphs(bundle, manifest.classifiers), unrounded.classifier.n_classes)
+    purifier = EnginePurifier(_graphs(bundle, manifest.purifiers, kind, *given), unrounded.purifier)
+    classifier = EngineClassifier(_graphs(bundle, manifest.classifiers, kind), unrounded.classifier.n_classes)
     return Defence(purifier, classifier).requires_grad_(False).eval()
 
 
@@ -91,9 +95,11 @@ class EngineClassifier(nn.Module):
         return torch.stack([graph(images) for graph in self.graphs])
 
 
-def _graphs(bundle: Bundle, engines: Sequence[Engine], *random_inputs: str) -> list[OnnxGraph]:
+def _graphs(
+    bundle: Bundle, engines: Sequence[Engine], kind: GraphKind, *random_inputs: str
+) -> list[OnnxGraph]:
     inputs = ("image", *random_inputs)
-    return [OnnxGraph(bundle.path(engine.onnx["int8"]), inputs) for engine in engines]
+    return [OnnxGraph(bundle.path(engine.graph("int8", kind)), inputs) for engine in engines]
 
 
 def _each_by_its_own(graphs: nn.ModuleList, which: Tensor, *inputs: Tensor) -> Tensor:

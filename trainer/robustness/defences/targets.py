@@ -13,6 +13,7 @@ from typing import Any
 from sdk.backends import open_backend
 from sdk.backends.interface import Backend
 from sdk.bundle import MANIFEST, Bundle, Precision, RandomInput
+from sdk.choices import GraphKind
 from sdk.errors import UsageError
 from trainer.checkpoint import load_defence
 from trainer.models import Defence
@@ -86,7 +87,7 @@ def open_target(path: Path, *, backend: str = "auto", precision: str = "fp32") -
 
 def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
     manifest = bundle.manifest
-    twin, attacked = _twin(bundle, backend.precision)
+    twin, attacked = _twin(bundle, backend.precision, backend.graphs)
     return Target(
         name=manifest.name,
         digest=bundle.digest,
@@ -103,12 +104,12 @@ def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
     )
 
 
-def _twin(bundle: Bundle, precision: Precision) -> tuple[Defence | None, str]:
+def _twin(bundle: Bundle, precision: Precision, kind: GraphKind) -> tuple[Defence | None, str]:
     """What is differentiated in place of the engines, and that in words."""
     if bundle.manifest.twin is None:
         return None, "by queries alone, there being no twin: white-box not measured"
     if precision == "int8":
-        twin = read_quantized_twin(bundle)
+        twin = read_quantized_twin(bundle, kind)
         return twin, "its fake-quantized twin in torch, int8, straight-through"
     return read_twin(bundle).requires_grad_(False), "its twin in torch, fp32"
 

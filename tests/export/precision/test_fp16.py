@@ -170,4 +170,5 @@ def test_size_of_an_edge_defence(model: Any) -> None:
 
 
 def ones(quantizable: Any, data: bytes) -> dict[str, float]:
-    return dict.fromkeys(quantizable(onnx.load_model_from_string(data)).values(), 1.0)
+    activations = quantizable(onnx.load_model_from_string(data)).values()
+    return {value: 1.0 for values in activations for value in values}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -16,9 +17,10 @@ from export.precision.layers import worst_layers
 from export.precision.ranges import METHODS, Ranges, session
 from export.precision.search import search
 from sdk.bundle import Bundle
+from sdk.host.hardware import has_exact_int8
+from tests.export.precision.test_fp16 import engines, graph_of, run
 from tests.export.rejected import rejected_graph
 from tests.export.tensorrt_build import build_size_bytes
-from tests.export.test_fp16 import engines, graph_of, run
 
 SIDE = 16
 
@@ -39,6 +41,13 @@ def test_layers_take_dequantized_values_and_weights_and_nothing_else_is_quantize
         weights = {weight.name: weight for weight in graph.initializer}
         takers = {value: node for node in graph.node for value in node.input}
         layers = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm")]
+        additions = [
+            node
+            for node in graph.node
+            if node.op_type == "Add"
+            and all(v in maker and maker[v].op_type == "DequantizeLinear" for v in node.input)
+        ]
+        assert bool(additions) == name.startswith("classifier")
         for layer in layers:
             activation, weight = (maker[value] for value in layer.input[:2])
             assert (activation.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear"), name
@@ -48,7 +57,7 @@ def test_layers_take_dequantized_values_and_weights_and_nothing_else_is_quantize
                 assert weights[layer.input[2]].data_type == TensorProto.FLOAT, "the bias"
         for node in graph.node:
             if node.op_type == "DequantizeLinear":
-                assert takers[node.output[0]] in layers
+                assert takers[node.output[0]] in [*layers, *additions]
 
 
 def test_codes_are_symmetric_and_weights_have_a_scale_for_each_output_channel(lowered: Path) -> None:
@@ -185,9 +194,14 @@ def test_every_engine_runs_fused_or_not(lowered: Path) -> None:
     bundle = Bundle.open(lowered)
     images = self_made_images(bundle.manifest, 4)
     for engine in bundle.manifest.engines:
-        exact = session(bundle.path(engine.onnx["int8"]).read_bytes(), engine.id)
-        for feed in engine_feeds(bundle.manifest, engine, images):
-            assert np.isfinite(exact.run(None, feed)[0]).all()
+        for file in (engine.graph("int8", "gpu"), engine.graph("int8", "cpu")):
+            fused = onnxruntime.InferenceSession(bundle.read(file), providers=["CPUExecutionProvider"])
+            exact = session(bundle.read(file), engine.id)
+            for feed in engine_feeds(bundle.manifest, engine, images):
+                found, expected = (one.run(None, feed)[0] for one in (fused, exact))
+                assert np.isfinite(found).all()
+                if has_exact_int8():  # elsewhere, fused kernels may saturate
+                    assert np.abs(found - expected).mean() <= 0.05 * expected.std()
 
 
 def test_tensorrt_rejects_a_quantized_constant_that_is_no_weight(tmp_path: Path) -> None:
