@@ -206,11 +206,15 @@ class Purifier:
                 origin = _Origin(frame_index, source, None if rois is None else rois[i])
                 return self._decide(frames[i], mine, draw_s, preprocess, origin)
 
+            # pictures that drew the same engines in a row, while their weights are in the cache
+            firsts = draws[:: self.votes]
+            order = sorted(range(len(frames)), key=lambda i: (firsts[i].classifier, firsts[i].purifier))
             if len(frames) == 1 or not self.backend.concurrent or available_cpus() == 1:
-                return [decide(i, self._preprocess) for i in range(len(frames))]
+                results = {i: decide(i, self._preprocess) for i in order}
+                return [results[i] for i in range(len(frames))]
             if self._workers is None:
                 self._workers = Workers(available_cpus(), lambda: Preprocessor(self.bundle.manifest.image))
-            return self._workers.map(decide, len(frames))
+            return self._workers.map(decide, order)
 
     def stream(self, source: int | str | Path, *, roi: Roi | Sequence[Roi] | None = None) -> Iterator[Result]:
         """Purify every frame of a camera index, video, picture, folder, glob or stream address.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import count
 from typing import Generic, TypeVar
@@ -22,14 +22,19 @@ class Workers(Generic[Tool]):
         self._tools = [make_tool() for _ in range(n_threads)]
         self._pool = ThreadPoolExecutor(n_threads - 1, thread_name_prefix="purify")
 
-    def map(self, make: Callable[[int, Tool], Product], n: int) -> list[Product]:
-        """``make(i, tool)`` for every ``i < n``; an error is raised once no thread is at work any more."""
+    def map(self, make: Callable[[int, Tool], Product], order: Sequence[int]) -> list[Product]:
+        """``make(i, tool)`` for every ``i`` below ``len(order)``, begun in that order, returned in theirs.
+
+        An error is raised once no thread is at work any more.
+        """
+        n = len(order)
         products: dict[int, Product] = {}
         positions = count()  # next() of it is atomic
 
         def work(tool: Tool) -> None:
             try:
-                while (i := next(positions)) < n:
+                while (position := next(positions)) < n:
+                    i = order[position]
                     products[i] = make(i, tool)
             except BaseException:
                 for _ in range(n):  # the others stop after the picture at hand
