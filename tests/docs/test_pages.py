@@ -24,6 +24,8 @@ import click
 import cv2
 import pytest
 
+import sdk
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 GENERATED = {"ablation.md", "training-log.md"}  # reports of runs: their commands are a record
@@ -157,3 +159,8 @@ def test_blocks_run_in_the_order_of_their_page(page: Path, place: Path) -> None:
             done = subprocess.run([*line, block.text], cwd=place, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{block.name}: {done.stderr}"
             assert done.stdout or done.stderr, f"{block.name}: said nothing"
+
+
+def test_every_public_name_of_the_runtime_is_in_the_reference() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^::: sdk\.(\w+)$", page, re.MULTILINE)) == set(sdk.__all__) - {"__version__"}
