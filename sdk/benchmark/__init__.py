@@ -25,7 +25,6 @@ from sdk.benchmark.report import Report, as_json
 from sdk.benchmark.subject import Subject, check_size, load, natural_frame, open_bundle, parse_size
 from sdk.benchmark.table import render
 from sdk.benchmark.throughput import loop
-from sdk.benchmark.torch_eager import eager
 from sdk.bundle import Bundle
 from sdk.errors import UsageError
 from sdk.host.cpus import available_cpus
@@ -51,7 +50,6 @@ SECTIONS: dict[str, Callable[[Subject], Any]] = {
     "memory": endurance.memory,
     "loop": loop,
     "start": start,
-    "eager": eager,
 }
 
 
@@ -85,8 +83,8 @@ def run(
     sections = _sections(only)
     if frames < 1:
         raise UsageError(f"frames: expected >= 1, got {frames}")
-    if soak is not None and soak < endurance.FEWEST_FRAMES:
-        raise UsageError(f"--soak: expected at least {endurance.FEWEST_FRAMES} frames, got {soak}")
+    if soak is not None and soak < endurance.MIN_FRAMES:
+        raise UsageError(f"--soak: expected at least {endurance.MIN_FRAMES} frames, got {soak}")
     opened = open_bundle(bundle)
     check_size(opened, frame_size)
     say = on_step or (lambda name: None)

@@ -16,7 +16,6 @@ BANK_BOUND = 1.05  # p50 with the largest bank over p50 with one purifier
 BYTES_PER_FILE_BYTE, BYTES_PER_SESSION = 2, 4 * 2**20  # that a purifier more may take
 LOOP_BOUND = 0.9  # of the frames a second that the stages allow
 START_BOUND_S = 1.5
-EAGER_BOUND = 2.0  # times as fast as torch eager
 GROWTH_BOUND = 5 * 2**20  # bytes, through a soak
 DRIFT_BOUND = 1.05  # of p50 through a soak, beyond that of the bare engines
 _MEND = "measure again on a machine with nothing else to do"
@@ -44,10 +43,6 @@ def checks(report: Report) -> Iterator[Check]:
         yield at_least(name, loop.frames_per_s / loop.possible_frames_per_s, LOOP_BOUND)
     if report.start is not None:
         yield at_most("first result", median(report.start.seconds), START_BOUND_S, "s")
-    if report.eager is not None:
-        yield at_least(
-            "torch eager / frame", report.eager.eager.p50_ms / report.eager.ours.p50_ms, EAGER_BOUND
-        )
     if (soak := report.soak) is not None:
         yield at_most("soak: memory growth", soak.growth_bytes / 2**20, GROWTH_BOUND / 2**20, "MiB")
         yield at_most("soak: drift of p50", soak.drift, DRIFT_BOUND)

@@ -29,7 +29,7 @@ from sdk.sources import Frame
 SMALL_BANK, LARGE_BANK = 1, 8
 RESIDENT_FRAMES = 50
 TENTHS = 10
-FEWEST_FRAMES = 200  # of a soak: twenty in each tenth, five of them bare
+MIN_FRAMES = 200  # of a soak: twenty in each tenth, five of them bare
 BARE_EVERY = 4  # frames of a soak; the bare engines tell a slower machine from a slower runtime
 _STATM = Path("/proc/self/statm")
 

@@ -99,15 +99,6 @@ class Start(msgspec.Struct, frozen=True):
     seconds: tuple[float, ...]
 
 
-class Eager(msgspec.Struct, frozen=True):
-    """A frame here and through the twin in torch eager, with the thread count that serves torch best."""
-
-    torch: str
-    torch_threads: int
-    ours: Quantiles
-    eager: Quantiles
-
-
 class Soak(msgspec.Struct, frozen=True):
     """A long run of the loop; the first tenth of the frames is the warm-up.
 
@@ -171,7 +162,6 @@ class Report(msgspec.Struct, frozen=True):
     memory: Memory | None = None
     loop: tuple[Throughput, ...] = ()
     start: Start | None = None
-    eager: Eager | None = None
     soak: Soak | None = None
     not_measured: dict[str, str] = {}
     checks: tuple[Check, ...] = ()

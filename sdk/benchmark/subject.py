@@ -20,7 +20,7 @@ from sdk.purifier import Purifier
 from sdk.sources import Frame as SourceFrame
 from sdk.sources import Source
 
-LARGEST_SIDE = 8192  # pixels of a frame
+MAX_SIDE = 8192  # pixels of a frame
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ def parse_size(text: str) -> tuple[int, int]:
     """``"1280x720"`` as (width, height).
 
     Raises:
-        UsageError: it is not two positive integers, or over ``LARGEST_SIDE``.
+        UsageError: it is not two positive integers, or over ``MAX_SIDE``.
     """
     match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
     sides = [int(side) for side in match.groups()] if match else [0]
-    if not all(1 <= side <= LARGEST_SIDE for side in sides):
-        raise UsageError(f"--size {text}: expected WxH in pixels, up to {LARGEST_SIDE}, like 1280x720")
+    if not all(1 <= side <= MAX_SIDE for side in sides):
+        raise UsageError(f"--size {text}: expected WxH in pixels, up to {MAX_SIDE}, like 1280x720")
     return sides[0], sides[1]
 
 

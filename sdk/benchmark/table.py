@@ -73,12 +73,6 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
     if report.start is not None:
         seconds = report.start.seconds
         yield "first result", f"{median(seconds):.2f} s, from {min(seconds):.2f} to {max(seconds):.2f} s"
-    if (eager := report.eager) is not None:
-        yield (
-            "torch eager",
-            f"{eager.eager.p50_ms:.3f} ms (torch {eager.torch}, threads {eager.torch_threads}), "
-            f"here {eager.ours.p50_ms:.3f} ms",
-        )
     if (soak := report.soak) is not None:
         yield (
             "soak",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -14,12 +15,11 @@ from rich.console import Console
 from sdk import benchmark
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.benchmark import endurance
-from sdk.benchmark.bounds import checks
+from sdk.benchmark.bounds import GROWTH_BOUND, checks
 from sdk.benchmark.children import Child
 from sdk.benchmark.report import (
     Bank,
     Check,
-    Eager,
     Memory,
     Preprocess,
     Quantiles,
@@ -34,6 +34,8 @@ from sdk.benchmark.subject import Subject, Synthetic, natural_frame, parse_size,
 from sdk.benchmark.turns import Bare, integer_crop, take_turns
 from sdk.bundle import Bundle
 from sdk.errors import BackendError, GateError, UsageError
+from sdk.result import Result
+from sdk.sources import Frame
 
 SIZE = (160, 120)
 
@@ -106,20 +108,6 @@ def test_the_soak_times_every_tenth(report: Report) -> None:
     assert report.soak.frames == 200
     assert len(report.soak.ours_ms) == len(report.soak.bare_ms) == 10
     assert min(*report.soak.ours_ms, *report.soak.bare_ms) > 0
-    assert abs(report.soak.growth_bytes) < 100e6
-
-
-def test_what_cannot_be_measured_says_why(report: Report) -> None:
-    assert report.eager is None
-    assert report.not_measured == {"eager": "the bundle has no torch twin"}
-
-
-def test_torch_that_is_not_installed_is_not_measured(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sdk.benchmark.torch_eager.find_spec", lambda name: None)
-    found = benchmark.run(tiny_bundle, frames=1, frame_size=SIZE, only=["eager"])
-    assert "not installed; pip install 'edge-purify[train]'" in found.not_measured["eager"]
 
 
 def test_one_section_alone(tiny_bundle: Path) -> None:
@@ -157,7 +145,6 @@ def test_the_tables_show_every_section_and_check(report: Report) -> None:
         "soak",
     ):
         assert f"\n{name}" in text
-    assert "not measured: the bundle has no torch twin" in text
     assert all(check.name in text for check in report.checks)
     assert sum(" failed " in line for line in text.splitlines()) == sum(
         not check.passed for check in report.checks
@@ -226,11 +213,6 @@ SOAK = Soak(1000, 5 * 2**20, ours_ms=(2.0, 2.1, 4.2), bare_ms=(2.0, 2.05, 4.0))
         ),
         ({"loop": (LOOP,)}, {"loop": (msgspec.structs.replace(LOOP, frames_per_s=89),)}, "loop / possible"),
         ({"start": Start((1.0, 1.5, 9.0))}, {"start": Start((1.6, 1.6, 0.1))}, "first result"),
-        (
-            {"eager": Eager("2", 1, times(1), times(2))},
-            {"eager": Eager("2", 1, times(1), times(1.9))},
-            "torch eager / frame",
-        ),
         (
             {"soak": SOAK},
             {"soak": msgspec.structs.replace(SOAK, growth_bytes=SOAK.growth_bytes + 1)},
@@ -381,6 +363,30 @@ def test_an_impossible_argument_is_a_usage_error(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         benchmark.run(tiny_bundle, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+def test_a_sound_runtime_stays_within_the_bound_of_a_soak(tiny_bundle: Path) -> None:
+    found = benchmark.run(tiny_bundle, frames=1, frame_size=SIZE, only=["preprocess"], soak=2000)
+    assert found.soak is not None
+    assert found.soak.growth_bytes <= GROWTH_BOUND
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+def test_a_leak_is_found_by_a_soak(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaked: list[bytearray] = []
+
+    class Leaking(endurance._Tenth):
+        def add(self, bare: Bare, frame: Frame, result: Result) -> None:
+            leaked.append(bytearray(os.urandom(1 << 19)))
+            super().add(bare, frame, result)
+
+    monkeypatch.setattr(endurance, "_Tenth", Leaking)
+    bundle = Bundle.open(tiny_bundle)
+    *_, found = endurance.endure(bundle, OnnxRuntimeBackend(bundle), SIZE, 200)
+    assert isinstance(found, Soak)
+    assert found.growth_bytes > GROWTH_BOUND
+    assert next(check.name for check in held(soak=found) if not check.passed) == "soak: memory growth"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
