@@ -185,14 +185,11 @@ def _sinks(
     names = loop.distinct([each.name for each in sources])
     sinks: list[Sink] = []
     if save is not None:
-        paths = [Path(save)] if len(sources) == 1 else _numbered(Path(save), len(sources))
+        paths = [save] if len(sources) == 1 else _numbered(save, len(sources))
         sinks.append(
             _per_source(
                 names,
-                [
-                    open_save(path, each.fps, real_time=each.live)
-                    for path, each in zip(paths, sources, strict=True)
-                ],
+                [open_save(path, each.fps) for path, each in zip(paths, sources, strict=True)],
             )
         )
     if json is not None:
@@ -217,9 +214,12 @@ def _per_source(names: Sequence[str], sinks: Sequence[Sink]) -> Sink:
     return sinks[0] if len(sinks) == 1 else PerSource(dict(zip(names, sinks, strict=True)))
 
 
-def _numbered(path: Path, count: int) -> list[Path]:
+def _numbered(save: str, count: int) -> list[str]:
     """``out-1.mp4``, ``out-2.mp4`` and so on: a file or folder for every source."""
-    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
+    path, slash = Path(save), "/" if save.endswith("/") else ""  # which Path drops, and which means a folder
+    return [
+        f"{path.with_name(f'{path.stem}-{number}{path.suffix}')}{slash}" for number in range(1, count + 1)
+    ]
 
 
 def _show_sources(meter: Meter) -> None:

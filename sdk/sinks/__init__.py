@@ -27,7 +27,7 @@ __all__ = ["VIDEO_CODECS", "AnnotatedImages", "AnnotatedVideo", "JsonLines", "Si
 DEFAULT_FPS = 10.0  # where the source doesn't know its rate
 
 
-def open_save(path: str | os.PathLike[str], fps: float | None, *, real_time: bool = False) -> Sink:
+def open_save(path: str | os.PathLike[str], fps: float | None) -> Sink:
     """The sink that ``--save PATH`` means: a video by its suffix, or a folder of pictures.
 
     A slash at the end makes it a folder, whatever its suffix.
