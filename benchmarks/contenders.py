@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 
 from sdk import Purifier
+from sdk.arrays import Pixels
 from sdk.backends.golden import Golden
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.benchmark.subject import Subject, natural_frame
 from sdk.benchmark.turns import Bare, Milliseconds, centre
 from sdk.bundle import Bundle
 from sdk.errors import BackendError
-from sdk.preprocess import Frame
 
-Call = Callable[[Frame], str]
+Call = Callable[[Pixels], str]
 
 
 class Contender(NamedTuple):
@@ -69,7 +69,7 @@ def ultralytics(bundle: Bundle, folder: Path) -> Contender:
     metadata = {"task": "classify", "names": str(names), "imgsz": str(size), "stride": "1", "batch": "1"}
     model = YOLO(str(_labelled(bundle, folder / "ultralytics.onnx", metadata)), task="classify")
 
-    def call(frame: Frame) -> str:
+    def call(frame: Pixels) -> str:
         (result,) = model.predict(frame, imgsz=size, verbose=False)
         return str(result.names[result.probs.top1])
 
@@ -104,10 +104,10 @@ def model_api(bundle: Bundle, folder: Path) -> tuple[Contender, Contender]:
     model = ClassificationModel(adapter, preload=True)
     image = bundle.manifest.image
 
-    def call(frame: Frame) -> str:
+    def call(frame: Pixels) -> str:
         return bundle.labels[model(frame).top_labels[0].id]
 
-    def call_area(frame: Frame) -> str:
+    def call_area(frame: Pixels) -> str:
         return call(_square(frame, image.width, image.height))
 
     network = _network(adapter.session, bundle)
@@ -154,10 +154,10 @@ def _network(session: Any, bundle: Bundle) -> Callable[[], Milliseconds]:
     return network
 
 
-def _square(frame: Frame, width: int, height: int) -> Frame:
+def _square(frame: Pixels, width: int, height: int) -> Pixels:
     """The frame's largest centred square by a plain ``INTER_AREA``."""
     side = min(frame.shape[:2])
-    pixels: Frame = cv2.resize(centre(frame, side, side), (width, height), interpolation=cv2.INTER_AREA)
+    pixels: Pixels = cv2.resize(centre(frame, side, side), (width, height), interpolation=cv2.INTER_AREA)
     return pixels
 
 

@@ -23,13 +23,13 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from sdk import EdgePurifyError
+from sdk.arrays import Pixels
 from sdk.benchmark.bounds import at_least, at_most, says
 from sdk.benchmark.report import Check, Quantiles
 from sdk.benchmark.subject import check_size, natural_frame, open_bundle, parse_size
 from sdk.benchmark.turns import Milliseconds, quantiles, take_turns
 from sdk.bundle import Bundle
 from sdk.errors import GateError
-from sdk.preprocess import Frame
 
 IN_A_ROW = 10
 OURS, ULTRALYTICS = "edge-purify", "Ultralytics predict"
@@ -137,7 +137,7 @@ def table(comparison: Comparison) -> Group:
     return Group(f"{comparison.frames} frames of {size}; {versions}", figures, preprocessing, *verdicts)
 
 
-def _side(contender: Contender, frame: Frame) -> Callable[[], Milliseconds]:
+def _side(contender: Contender, frame: Pixels) -> Callable[[], Milliseconds]:
     """A frame as the user calls for it, and then the networks alone."""
 
     def side() -> Milliseconds:

@@ -1,8 +1,7 @@
-"""The draw: which purifier, which classifier and which random inputs, chosen anew for every frame.
+"""Random draws: a purifier, a classifier and random inputs, chosen independently for every frame.
 
 The bytes come from the operating system's CSPRNG, so that an attacker who has seen any number of draws knows
-nothing of the next.  A seed replaces them by a reproducible stream, for tests, and every draw from it says
-so.
+nothing of the next. A seed replaces them by a reproducible stream, for tests, and marks every draw from it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From a camera's frame to an engine's image: centre crop, anti-aliased resize, planar float.
+"""Pre-processing of a camera's frame into an engine's image: centre crop, anti-aliased resize, planar float.
 
-Every pixel of the crop weighs in the result.  Bilinear resizing alone would be faster, but it reads one
+Every pixel of the crop weighs in the result. Bilinear resizing alone would be faster, but it reads one
 pixel in hundreds, so it aliases and hands an attacker those few pixels.
 """
 
@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sdk.arrays import FloatImage, Pixels
 from sdk.bundle import Image
 from sdk.errors import BackendError, UsageError
 
@@ -20,12 +20,9 @@ try:
     import cv2
 except ImportError as error:
     raise BackendError(
-        f"OpenCV can't be imported ({error}); pip install 'edge-purify[opencv]', "
-        "or on a Jetson apt install python3-opencv"
+        f"OpenCV can't be imported ({error})",
+        hint="pip install 'edge-purify[opencv]', or on a Jetson apt install python3-opencv",
     ) from None
-
-Frame = npt.NDArray[np.uint8]
-Float = npt.NDArray[np.float32]
 
 FIELD_KEPT = 7 / 8  # of each side at the least: the crop customary on ImageNet, 224 of 256 pixels
 
@@ -40,7 +37,7 @@ class Preprocessor:
         self._height, self._width = image.height, image.width
         self._buffer = np.empty((1, 3, image.height, image.width), np.float32)
 
-    def __call__(self, frame: Frame) -> Float:
+    def __call__(self, frame: Pixels) -> FloatImage:
         """Crop, resize and convert ``frame``, HxWx3 uint8 BGR.
 
         Raises:
@@ -53,7 +50,7 @@ class Preprocessor:
         return self._buffer
 
 
-def resize(frame: Frame, height: int, width: int) -> Frame:
+def resize(frame: Pixels, height: int, width: int) -> Pixels:
     """The centre of ``frame`` as ``(height, width, 3)`` uint8, by the cheapest route that weighs every pixel.
 
     * The largest centred rectangle whose sides are an even multiple of the target's, or else any integer
@@ -70,14 +67,14 @@ def resize(frame: Frame, height: int, width: int) -> Frame:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a frame of one size becomes an image: what to cut out, and each (width, height) to resize it to."""
+    """Resize of frames of one size: what to cut out, and each (width, height) to resize it to."""
 
     rows: slice
     columns: slice
     sizes: tuple[tuple[int, int], ...]
     interpolation: int
 
-    def apply(self, frame: Frame) -> Frame:
+    def apply(self, frame: Pixels) -> Pixels:
         pixels = frame[self.rows, self.columns]
         for size in self.sizes:
             pixels = cv2.resize(pixels, size, interpolation=self.interpolation)
@@ -86,7 +83,7 @@ class Plan:
 
 @lru_cache(maxsize=64)
 def plan_resize(frame_height: int, frame_width: int, height: int, width: int) -> Plan:
-    """How ``resize`` treats frames of one size."""
+    """The steps of ``resize`` for frames of one size."""
     crop_height, crop_width = _largest_of_shape(frame_height, frame_width, height, width)
     largest = min(frame_height // height, frame_width // width)
     kept = min(height / crop_height, width / crop_width)  # of the field of view, by a factor of 1
@@ -110,17 +107,20 @@ def check_frame(frame: Any) -> None:
     """Raise a ``UsageError`` unless ``frame`` is a non-empty HxWx3 uint8 array."""
     if frame is None:
         raise UsageError(
-            "frame: expected HxWx3 uint8 BGR, got None; cv2.imread returns None for a file it can't read"
+            "frame: expected HxWx3 uint8 BGR, got None",
+            hint="cv2.imread returns None for a file it can't read",
         )
     if not isinstance(frame, np.ndarray):
         raise UsageError(f"frame: expected a numpy array, HxWx3 uint8 BGR, got {type(frame).__name__}")
-    mend = _mend(frame)
-    if mend is not None:
-        raise UsageError(f"frame: expected HxWx3 uint8 BGR, got {frame.dtype} of shape {frame.shape}; {mend}")
+    hint = _hint(frame)
+    if hint is not None:
+        raise UsageError(
+            f"frame: expected HxWx3 uint8 BGR, got {frame.dtype} of shape {frame.shape}", hint=hint
+        )
 
 
-def _mend(frame: np.ndarray) -> str | None:
-    """What to do about a frame of the wrong kind, None if it is right."""
+def _hint(frame: np.ndarray) -> str | None:
+    """What to do about a frame of the wrong kind; None if it is right."""
     if frame.ndim == 2:
         return "convert grey frames by cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
     if frame.ndim != 3:

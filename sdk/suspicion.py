@@ -1,8 +1,8 @@
-"""Suspicion: how far what the classifier says of a raw image is from what the votes say of the purified one.
+"""Suspicion: distance between the decisions on the raw image and on the purified one.
 
-A purifier hardly changes a clean image's decision, so a large change is suspicious.  It is a diagnostic and
-no defence: an attacker who knows of it can keep it low, and how well it then tells attacks from clean images
-is measured by ``edge-train evaluate``, not assumed.
+A purifier hardly changes a clean image's decision, so a large change is suspicious. It is a diagnostic and
+not a defence: an attacker who knows of it can keep it low. ``edge-train evaluate`` measures how well it then
+tells attacks from clean images.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def suspicion(raw: Probabilities, votes: Probabilities) -> Probabilities:
     Votes that disagree with each other can't all agree with ``raw``, so they raise it as well.
 
     Args:
-        raw: what a classifier says of the image as it is, ``(..., n_classes)``.
-        votes: what each vote says of the image that it purified, ``(n_votes, ..., n_classes)``.
+        raw: a classifier's probabilities for the image as it is, ``(..., n_classes)``.
+        votes: each vote's probabilities for the image that it purified, ``(n_votes, ..., n_classes)``.
 
     Returns:
         ``(...)``, in [0, 1]: 0 where all agree, 1 where no vote shares anything with ``raw``.

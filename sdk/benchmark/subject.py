@@ -11,11 +11,11 @@ import cv2
 import msgspec
 import numpy as np
 
+from sdk.arrays import Pixels
 from sdk.backends import open_backend
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.bundle import Bundle, default_bundle
 from sdk.errors import UsageError
-from sdk.preprocess import Frame
 from sdk.purifier import Purifier
 from sdk.sources import Frame as SourceFrame
 from sdk.sources import Source
@@ -35,7 +35,7 @@ class Subject:
     bundle: Bundle
     backend: OnnxRuntimeBackend
     precision: str
-    frame: Frame
+    frame: Pixels
     votes: int
     frames: int
 
@@ -76,7 +76,7 @@ def with_bank_of(bundle: Bundle, purifiers: int) -> Bundle:
     return Bundle(bundle.folder, manifest, bundle.labels, bundle.digest)
 
 
-def natural_frame(width: int, height: int) -> Frame:
+def natural_frame(width: int, height: int) -> Pixels:
     """Noise of several scales, whose spectrum falls off as a photograph's: ``(height, width, 3)`` BGR."""
     frame = np.full((height, width, 3), 128, np.float32)
     for cell, weight in ((64, 0.6), (16, 0.3), (1, 0.1)):

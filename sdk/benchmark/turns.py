@@ -12,10 +12,11 @@ from time import perf_counter
 import cv2
 import numpy as np
 
+from sdk.arrays import Pixels
 from sdk.benchmark.report import Quantiles
 from sdk.benchmark.subject import Subject
 from sdk.draw import Drawer
-from sdk.preprocess import Frame, Preprocessor
+from sdk.preprocess import Preprocessor
 from sdk.purifier import Purifier
 
 WARM_UP = 5  # calls of each side before the first that counts
@@ -65,7 +66,7 @@ def timed(work: Callable[[], object]) -> Side:
     return side
 
 
-def ours(purifier: Purifier, frame: Frame) -> Side:
+def ours(purifier: Purifier, frame: Pixels) -> Side:
     """A frame through a purifier, its total as the caller sees it."""
 
     def side() -> Milliseconds:
@@ -121,12 +122,12 @@ class Bare:
         return {name: seconds * 1e3 for name, seconds in spent.items()}
 
 
-def integer_crop(frame: Frame, width: int, height: int) -> Frame:
+def integer_crop(frame: Pixels, width: int, height: int) -> Pixels:
     """The largest centred view of ``frame`` whose sides are one integer times ``width`` and ``height``."""
     factor = min(frame.shape[0] // height, frame.shape[1] // width)
     return centre(frame, factor * width, factor * height)
 
 
-def centre(frame: Frame, width: int, height: int) -> Frame:
+def centre(frame: Pixels, width: int, height: int) -> Pixels:
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     return frame[top : top + height, left : left + width]

@@ -72,7 +72,7 @@ class RecordedVideo(Source):
             )
         if n_read == 0:
             raise SourceError(
-                f"{self.name}: no frame in it can be read; the file is damaged", hint="get it again"
+                f"{self.name}: no frame in it can be read: the file is damaged", hint="get it again"
             )
         n_lost = self._n_lost(n_read)
         if n_lost == 0:

@@ -60,7 +60,8 @@ class Roi:
         if right > width or bottom > height:
             raise UsageError(
                 f"roi {self}: reaches to {right},{bottom}, outside the {width} x {height} pixels of a frame "
-                f"of {where}; expected X+W <= {width} and Y+H <= {height}"
+                f"of {where}",
+                hint=f"expected X+W <= {width} and Y+H <= {height}",
             )
 
     def crop(self, frame: Pixels) -> Pixels:

@@ -3,7 +3,7 @@
     source.observe(lambda event: log.info("%s: %s", event.source, event.state.value))
 
 A live source is connecting until its first frame, live while frames come, stalled when they stop, connecting
-again when the connection is lost, and at last ended or failed.  A recorded source is live, then ended or
+again when the connection is lost, and at last ended or failed. A recorded source is live, then ended or
 failed.
 """
 
