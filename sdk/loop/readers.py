@@ -61,8 +61,7 @@ class Readers:
 
     def __iter__(self) -> Iterator[tuple[str, Frame]]:
         if self._direct is not None:
-            for newest in self._direct.frames(self._meter):
-                yield self._direct.name, newest
+            yield from self._of_one_live()
             return
         failures: list[BaseException] = []
         waiting = deque(self._lanes)  # whose turn is next comes first
@@ -76,12 +75,26 @@ class Readers:
             if frame is not None:
                 waiting.append(lane)
                 yield lane.name, frame
-            elif lane.error is not None:
+                continue
+            lane.report_end()  # behind its last frame
+            if lane.error is not None:
                 if not self._keep or not isinstance(lane.error, EdgePurifyError):
                     raise lane.error
                 failures.append(lane.error)
         if len(failures) == len(self._lanes):
             raise failures[0]
+
+    def _of_one_live(self) -> Iterator[tuple[str, Frame]]:
+        lane = self._direct
+        assert lane is not None
+        try:
+            for frame in lane.frames(self._meter):
+                yield lane.name, frame
+        except Exception as error:
+            lane.error = error
+            lane.report_end()
+            raise
+        lane.report_end()
 
 
 class _Lane:
@@ -111,22 +124,24 @@ class _Lane:
         if self._source.live:
             self._source.close()
 
-    def frames(self, meter: Meter) -> Iterator[Frame]:
-        """The source's frames, each timed, under the source's name in this run; reports how it ended."""
-        frames = iter(self._source)
-        try:
-            while True:
-                asked = time.perf_counter()
-                frame = next(frames, None)
-                if frame is None:
-                    self._source.report(SourceState.ENDED)
-                    return
-                meter.add_time("capture", (time.perf_counter() - asked) * 1e3)
-                yield frame if self._number is None else self._marked(frame)
-        except Exception as error:
-            what = error.what if isinstance(error, EdgePurifyError) else str(error)
+    def report_end(self) -> None:
+        """Report that the source has ended or failed."""
+        if self.error is None:
+            self._source.report(SourceState.ENDED)
+        else:
+            what = self.error.what if isinstance(self.error, EdgePurifyError) else str(self.error)
             self._source.report(SourceState.FAILED, what)
-            raise
+
+    def frames(self, meter: Meter) -> Iterator[Frame]:
+        """The source's frames, each timed, under the source's name in this run."""
+        frames = iter(self._source)
+        while True:
+            asked = time.perf_counter()
+            frame = next(frames, None)
+            if frame is None:
+                return
+            meter.add_time("capture", (time.perf_counter() - asked) * 1e3)
+            yield frame if self._number is None else self._marked(frame)
 
     def _marked(self, frame: Frame) -> Frame:
         """A frame that says which of several sources it is of."""

@@ -52,7 +52,6 @@ class Pictures(Source):
                 black = np.zeros((*_MISSING, 3), np.uint8)
                 frame = Frame(black, index, shown(path), error=str(error))
             yield frame
-        self.report(SourceState.ENDED)
 
 
 def of_folder(folder: Path, on_unreadable: str = "raise") -> Pictures:

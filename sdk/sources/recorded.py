@@ -41,7 +41,6 @@ class RecordedVideo(Source):
             index += 1
         if self._is_open():  # else closed by another thread: not the video's end
             self._require_whole(index)
-            self.report(SourceState.ENDED)
 
     @abstractmethod
     def _pictures(self) -> Iterator[tuple[Pixels, float | None]]:

@@ -3,8 +3,8 @@
     source.observe(lambda event: log.info("%s: %s", event.source, event.state.value))
 
 A live source is connecting until its first frame, live while frames come, stalled when they stop, connecting
-again when the connection is lost, and at last ended or failed. A recorded source is live, then ended or
-failed.
+again when the connection is lost. A recorded source is live. The loop reports the end of both, ended or
+failed, behind their last frame.
 """
 
 from __future__ import annotations

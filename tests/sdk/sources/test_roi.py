@@ -159,4 +159,7 @@ def test_command_keeps_the_frames_before_one_that_is_too_small(
         main([str(part) for part in command])
     assert ended.value.code == 2
     assert "the 32 x 32 pixels of a frame of " in capfd.readouterr().err
-    assert lines.read_bytes().count(b"\n") == 2
+    first, second, event = lines.read_bytes().splitlines()
+    assert b'"frame":0,' in first
+    assert b'"frame":1,' in second
+    assert b'"event":"failed"' in event
