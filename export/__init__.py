@@ -7,3 +7,7 @@ and how far off it may be.  ``verify`` runs these checks on a bundle; ``writer``
 which images, ``parity_fp32`` and ``gate_accuracy`` what they cost.  ``foreign`` puts any ONNX classifier
 behind the purifiers.
 """
+
+from sdk.host import telemetry
+
+telemetry.disable()  # before any inference engine is imported

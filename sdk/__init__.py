@@ -24,6 +24,7 @@ from sdk.errors import (
     SourceError,
     UsageError,
 )
+from sdk.host import telemetry
 
 if TYPE_CHECKING:
     from sdk.bundle import Bundle, default_bundle
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from sdk.sources import Frame, Roi, Source, open_source
 
     __version__: str
+
+telemetry.disable()  # before any inference engine is imported
 
 __all__ = [
     "Address",

@@ -44,6 +44,7 @@ except ImportError as error:
         f"backend onnxruntime: can't be imported ({error})", hint="pip install onnxruntime"
     ) from None
 
+onnxruntime.disable_telemetry_events()  # for who imported it before sdk could set the variable
 VERSION: str = onnxruntime.__version__
 
 

@@ -21,7 +21,7 @@ from sdk.bundle import Bundle
 from sdk.errors import BundleError, UsageError
 from sdk.purifier import Purifier
 from tests.export.cli.helpers import assert_one_line, run
-from tests.export.tensorrt_build import build_size_bytes
+from tests.export.tensorrt.helpers import build_size_bytes
 from trainer.models.twin import read_twin
 
 LABELS = ("red", "green", "blue")

@@ -15,7 +15,7 @@ from export.precision.fp16 import halve
 from export.precision.ranges import session
 from export.torch_to_onnx import engine_bytes
 from sdk.bundle import Bundle
-from tests.export.tensorrt_build import build_size_bytes
+from tests.export.tensorrt.helpers import build_size_bytes
 from trainer import models
 from trainer.config import MaepModel, RenModel
 

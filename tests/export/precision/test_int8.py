@@ -20,7 +20,7 @@ from sdk.bundle import Bundle
 from sdk.host.hardware import has_exact_int8
 from tests.export.precision.test_fp16 import engines, graph_of, run
 from tests.export.rejected import rejected_graph
-from tests.export.tensorrt_build import build_size_bytes
+from tests.export.tensorrt.helpers import build_size_bytes
 
 SIDE = 16
 

@@ -16,7 +16,7 @@ from export.precision.weight_storage import MIN_VALUES, compressed, expanded
 from export.torch_to_onnx import engine_bytes
 from sdk.bundle import Bundle
 from tests.export.precision.test_fp16 import engines
-from tests.export.tensorrt_build import build_size_bytes
+from tests.export.tensorrt.helpers import build_size_bytes
 from trainer import checkpoint
 
 

@@ -22,9 +22,9 @@ from sdk.cli import main
 from sdk.doctor import examine
 from sdk.errors import BackendError, BundleError, UsageError
 from sdk.purifier import Purifier
+from tests.sdk.backends.test_plan_store import ORIN, fingerprint, put
 from tests.sdk.conftest import write_video
 from tests.sdk.keys import Keys, make_keys
-from tests.sdk.test_engines import ORIN, fingerprint, put
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sdk.backends.openvino import OpenVinoBackend
 from sdk.bundle import Bundle, Precision, default_bundle
 from sdk.draw import Drawer
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
