@@ -18,7 +18,7 @@
   let number = 0;         // of the frame that is shown
   let shownAt = null;     // when its picture was drawn, in ms
   let interval = 0;       // between the last two pictures, in ms
-  let problem = null;     // why the last request failed
+  const problem = { frame: null, status: null };  // why the last request failed
   let status = null;
 
   async function ask(path) {
@@ -32,8 +32,9 @@
   const reason = (error) => error.name === "TimeoutError" ? "it does not answer"
     : error instanceof TypeError ? "not reached: has edge-purify ended?" : error.message;
 
-  async function draw(id, bytes, type) {
-    const bitmap = await createImageBitmap(new Blob([bytes], { type }));
+  const decode = (bytes, type) => createImageBitmap(new Blob([bytes], { type }));
+
+  function draw(id, bitmap) {
     const canvas = at(id);
     if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
       canvas.width = bitmap.width;
@@ -48,12 +49,12 @@
     const [textSize, pictureSize, pairSize] = [0, 4, 8].map((offset) => view.getUint32(offset));
     const text = new TextDecoder().decode(new Uint8Array(message, 12, textSize));
     const frame = JSON.parse(text);
-    await draw("live", new Uint8Array(message, 12 + textSize, pictureSize), "image/jpeg");
-    at("pair-part").hidden = pairSize === 0;
-    if (pairSize) {
-      const pair = new Uint8Array(message, 12 + textSize + pictureSize, pairSize);
-      await draw("pair", pair, pair[0] === 0x89 ? "image/png" : "image/jpeg");
-    }
+    const picture = await decode(new Uint8Array(message, 12 + textSize, pictureSize), "image/jpeg");
+    const bytes = new Uint8Array(message, 12 + textSize + pictureSize, pairSize);
+    const pair = pairSize ? await decode(bytes, bytes[0] === 0x89 ? "image/png" : "image/jpeg") : null;
+    draw("live", picture);  // from here on at once, so that nobody sees one frame's picture by another's label
+    at("pair-part").hidden = pair === null;
+    if (pair !== null) draw("pair", pair);
     decide(frame.records);
     const now = performance.now();
     interval = shownAt === null ? 0 : now - shownAt;
@@ -133,7 +134,8 @@
     const source = status?.sources.find((each) => each.name === chosen) ?? status?.sources[0];
     const several = chosen === null && (status?.sources.length ?? 0) > 1;
     let text = null;
-    if (problem !== null) text = problem;
+    const failed = problem.frame ?? problem.status;
+    if (failed !== null) text = failed;
     else if (silent === null) text = status === null ? "connecting" : status.trouble ?? "waiting for the first frame";
     else if (silent > Math.max(LATE_MS, 2 * interval)) {
       const why = !several && source?.state && source.state !== "live"
@@ -157,9 +159,9 @@
           const message = await answer.arrayBuffer();
           if (source === chosen) await show(message);
         }
-        problem = null;
+        problem.frame = null;
       } catch (error) {
-        problem = reason(error);
+        problem.frame = reason(error);
         number = 0;  // edge-purify may have been started again, and counts from 1
         judge();
         await pause(RETRY_MS);
@@ -173,8 +175,9 @@
       try {
         status = await (await ask("status")).json();
         figures();
+        problem.status = null;
       } catch (error) {
-        problem = reason(error);
+        problem.status = reason(error);
       }
       await pause(STATUS_MS);
     }
