@@ -3,8 +3,8 @@
     python benchmarks/bundle_of_size.py SIZE OUT [--bundle DIR]
     edge-purify benchmark --bundle OUT
 
-The weights stay, and were trained for the old size: such a bundle is for a stopwatch, not for pictures.  Only
-for REN, whose networks are convolutions and means over what is left.  Needs the ``[export]`` extra.
+The weights stay, and were trained for the old size: such a bundle is for a stopwatch, not for pictures. Only
+for REN, whose networks are convolutions and means over what is left. Needs the ``[export]`` extra.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def ultralytics(bundle: Bundle, folder: Path) -> Contender:
 def model_api(bundle: Bundle, folder: Path) -> tuple[Contender, Contender]:
     """``ClassificationModel(frame)`` over ONNX Runtime: as it comes, and with an area resize before.
 
-    It offers bilinear, bicubic and nearest, all of which skip pixels when they shrink.  Who wants an
+    It offers bilinear, bicubic and nearest, all of which skip pixels when they shrink. Who wants an
     anti-aliased image shrinks the centre square first.
     """
     try:
@@ -176,6 +176,6 @@ def _labelled(bundle: Bundle, path: Path, metadata: dict[str, str]) -> Path:
 def _absent(package: str, error: Exception) -> BackendError:
     reason = " ".join(str(error).split())
     return BackendError(
-        f"{package} can't be imported ({reason}); pip install -r benchmarks/requirements.txt, "
-        "in an environment of its own"
+        f"{package} can't be imported ({reason})",
+        hint="pip install -r benchmarks/requirements.txt, in an environment of its own",
     )

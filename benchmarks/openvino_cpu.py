@@ -3,9 +3,9 @@
     python -m venv openvino && openvino/bin/pip install -r benchmarks/requirements-openvino.txt
     openvino/bin/python benchmarks/openvino_cpu.py [BUNDLE] [--rounds N] [--json]
 
-Needs neither the runtime nor its environment: it reads ``bundle.json`` and the ONNX files.  Both run as the
+Needs neither the runtime nor its environment: it reads ``bundle.json`` and the ONNX files. Both run as the
 runtime's backends set them up, OpenVINO's arithmetic held to float32 (INT8 layers stay INT8): that is
-"exact".  It runs once more "free", where it may take bfloat16 if the processor has it.
+"exact". It runs once more "free", where it may take bfloat16 if the processor has it.
 
 The question that it answers: does OpenVINO's best precision beat ONNX Runtime's best by more than 20 % of a
 frame, one purifier and one classifier?  With VNNI it does, in INT8, so the runtime has the backend
@@ -37,7 +37,7 @@ Run = Callable[[], Array]
 
 @dataclass
 class Row:
-    """One engine in one precision and runtime.  ``off`` is against ONNX Runtime on the same file."""
+    """One engine in one precision and runtime. ``off`` is against ONNX Runtime on the same file."""
 
     role: str
     precision: str

@@ -3,8 +3,8 @@
     python benchmarks/peers.py [--bundle DIR] [--frames N] [--size WxH] [--json] [--gate]
 
 Overhead is what a frame costs beyond its networks: the time of the call that a user makes, less the time of
-the same ONNX Runtime sessions called directly on inputs that are ready.  Each side's sessions are its own,
-set up as it does that.  The sides take turns, ten frames each.  Needs ``benchmarks/requirements.txt``.
+the same ONNX Runtime sessions called directly on inputs that are ready. Each side's sessions are its own,
+set up as it does that. The sides take turns, ten frames each. Needs ``benchmarks/requirements.txt``.
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ def bundle_command(
     from sdk.bundle import Bundle
 
     out = options.absolute(out)
-    lowering = options.lowering(precision, data, dataset, accuracy_images, attacked)
+    lowering = options.lowering(
+        precision, data=data, dataset=dataset, accuracy_images=accuracy_images, attacked=attacked
+    )
     if classifier_onnx is None and (idle := given(*conventions)):
         raise UsageError(f"{idle[0]}: it describes the classifier of --classifier-onnx; give that too")
     if report is not None:

@@ -1,4 +1,4 @@
-"""What the commands of ``edge-export`` show: progress while they work, and what came of it."""
+"""Terminal output of ``edge-export``: progress, and the outcome of a verification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def require(command: str, *packages: str) -> None:
-    """Refuse to begin without the packages that ``command`` needs.
+    """Check that the packages that ``command`` needs are installed.
 
     Raises:
         EdgePurifyError: naming those that are missing, and the extra that brings them.
@@ -24,13 +24,17 @@ def require(command: str, *packages: str) -> None:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise EdgePurifyError(
-            f"edge-export {command}: {', '.join(missing)} not installed; pip install 'edge-purify[export]'"
+            f"edge-export {command}: {', '.join(missing)} not installed",
+            hint="pip install 'edge-purify[export]'",
         )
 
 
 @contextmanager
 def progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar of ``steps`` on standard error, where that is a terminal; call what it gives as each begins."""
+    """A progress bar of ``steps`` on standard error, if that is a terminal.
+
+    Call the function that it yields as each step begins, with the step's name.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -42,7 +46,7 @@ def progress(steps: int) -> Iterator[Callable[[str], None]]:
 
 
 def show(bundle: Bundle, outcome: Verification, as_json: bool) -> None:
-    """Print what was measured of ``bundle``."""
+    """Print the outcome of verifying ``bundle``."""
     size_bytes = sum(bundle.path(file).stat().st_size for file in bundle.manifest.files())
     if as_json:
         import msgspec

@@ -1,11 +1,11 @@
-"""``edge-export engines``: the command around ``export.tensorrt.engines``."""
+"""The command ``edge-export engines``: build a bundle's TensorRT engines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--profile", "profiles", multiple=True, help="A dynamic input's range of shapes, NAME=MIN:OPT:MAX."
 )
-@click.option("--force", is_flag=True, help="Build anew what could be reused.")
+@click.option("--force", is_flag=True, help="Build even what could be reused.")
 @click.option("--into-bundle", is_flag=True, help="Write into BUNDLE instead of the user's cache.")
 @click.option("--key", is_flag=True, help="Only print a hash that names these engines, for a CI's cache.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
@@ -50,19 +50,18 @@ def engines_command(
     from sdk.bundle import Bundle
 
     bundle = Bundle.open(folder)
-    which: dict[str, Any] = {
-        "precisions": [] if precision is None else [name.strip() for name in precision.split(",")],
-        "workspace_mib": workspace,
-        "profiles": tuple(map(Profile.parse, profiles)),
-    }
+    precisions = [] if precision is None else [name.strip() for name in precision.split(",")]
+    shapes = tuple(map(Profile.parse, profiles))
     if key:
-        echo(engines_key(bundle, target, **which))
+        echo(engines_key(bundle, target, precisions=precisions, workspace_mib=workspace, profiles=shapes))
         return
     with _progress() as (on_step, on_phase):
         outcome = build_engines(
             bundle,
             target,
-            **which,
+            precisions=precisions,
+            workspace_mib=workspace,
+            profiles=shapes,
             force=force,
             into_bundle=into_bundle,
             on_step=on_step,
@@ -73,7 +72,7 @@ def engines_command(
 
 @contextmanager
 def _progress() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
-    """A bar on standard error, where that is a terminal: engines done, and TensorRT's present phase."""
+    """A progress bar on standard error, if that is a terminal: engines done, and TensorRT's current phase."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -1,4 +1,4 @@
-"""Options that several commands of ``edge-export`` share, and what they mean together."""
+"""Options shared by several commands of ``edge-export``, and the values they make together."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def report_option(command: Command) -> Command:
 
 
 def data_options(command: Command) -> Command:
-    """``--data``, ``--dataset``, ``--accuracy-images``, ``--attacked``: what judges lower precisions."""
+    """``--data``, ``--dataset``, ``--accuracy-images``, ``--attacked``: images for lower precisions."""
     for option in reversed(
         (
             click.option(
@@ -80,7 +80,7 @@ def data_options(command: Command) -> Command:
 
 
 def absolute(path: Path) -> Path:
-    """``path`` from the root: of a folder that is replaced, which may be the one that the command runs in.
+    """``path`` as an absolute path, which stays valid when the working directory is replaced.
 
     Raises:
         UsageError: it is relative to a folder that is gone.
@@ -88,16 +88,18 @@ def absolute(path: Path) -> Path:
     try:
         return path.absolute()
     except FileNotFoundError:
-        raise UsageError(f"{path}: the folder that this runs in is gone; change into it anew") from None
+        raise UsageError(
+            f"{path}: the folder that this runs in is gone", hint="change into it again"
+        ) from None
 
 
 def lowering(
-    precision: str, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
+    precision: str, *, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
 ) -> Lowering:
     """The options as one value; FP32, which every bundle has, may be among the precisions.
 
     Raises:
-        UsageError: a precision is unknown or named twice, or what is given would go unused.
+        UsageError: a precision is unknown or named twice, or an option would have no effect.
     """
     from export.bundle.add_precisions import Lowering
 
@@ -108,20 +110,20 @@ def lowering(
     chosen = tuple(name for name in known if name in names and name != "fp32")
     if not chosen and (idle := given("data", *NEED_DATA)):
         raise UsageError(
-            f"{idle[0]}: it calibrates and judges lower precisions, and --precision is {precision}; "
-            "add fp16 or int8 there, or leave it out"
+            f"{idle[0]}: it calibrates and judges lower precisions, and --precision is {precision}",
+            hint="add fp16 or int8 there, or leave it out",
         )
     _check_data(data)
-    return Lowering(chosen, data, dataset, attacked, accuracy_images)
+    return Lowering(chosen, data=data, dataset=dataset, attacked=attacked, n_accuracy=accuracy_images)
 
 
 def labelled(
-    bundle: Bundle, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
+    bundle: Bundle, *, data: Path | None, dataset: str | None, accuracy_images: int, attacked: Path | None
 ) -> tuple[Labelled, ...]:
     """The sets of labelled images that the options name, for ``bundle``.
 
     Raises:
-        UsageError: an option would go unused.
+        UsageError: an option would have no effect.
         EdgePurifyError: torch, which reads them, isn't installed.
     """
     _check_data(data)
@@ -130,7 +132,11 @@ def labelled(
     require("verify", "torch")
     from export.bundle.add_precisions import Lowering
 
-    return Lowering((), data, dataset, attacked, accuracy_images).pictures(bundle).labelled
+    return (
+        Lowering((), data=data, dataset=dataset, attacked=attacked, n_accuracy=accuracy_images)
+        .pictures(bundle)
+        .labelled
+    )
 
 
 def _check_data(data: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""``edge-export precision``: lower precisions for a bundle that exists."""
+"""The command ``edge-export precision``: add lower precisions to a bundle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdk.host.terminal import echo
 
 @click.command("precision")
 @click.argument("folder", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.option("--precision", default="fp16,int8", show_default=True, help="Those to add, or to make anew.")
+@click.option("--precision", default="fp16,int8", show_default=True, help="Those to add or to make again.")
 @options.data_options
 @options.images_option
 @options.report_option
@@ -31,7 +31,7 @@ def precision_command(
 ) -> None:
     """Add FP16 or INT8 engines to BUNDLE, made from its FP32 engines and held to them.
 
-    All of them are added, verified, or BUNDLE stays as it was.  A signature of BUNDLE is removed.
+    All of them are added, verified, or BUNDLE stays as it was. A signature of BUNDLE is removed.
     """
     require("precision", *options.TOOLS)
     from export.bundle.add_precisions import lower_bundle
@@ -40,7 +40,9 @@ def precision_command(
     from sdk.bundle.signature import sign_again
 
     folder = options.absolute(folder)
-    lowering = options.lowering(precision, data, dataset, accuracy_images, attacked)
+    lowering = options.lowering(
+        precision, data=data, dataset=dataset, accuracy_images=accuracy_images, attacked=attacked
+    )
     if report is not None:
         check_report(report, replaces=folder)
     before = Bundle.open(folder)

@@ -1,4 +1,4 @@
-"""``edge-export sign``: vouch for a bundle."""
+"""The command ``edge-export sign``: sign a bundle with an Ed25519 key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sdk.host.terminal import echo
 def sign_command(folder: Path, key: Path, version: int | None, purpose: str | None) -> None:
     """Sign BUNDLE, so that devices can refuse any other.
 
-    Writes bundle.json.sig, which covers every file of BUNDLE.  Keys are OpenSSL's; the public one goes to the
+    Writes bundle.json.sig, which covers every file of BUNDLE. Keys are OpenSSL's; the public one goes to the
     devices, for --require-signature:
 
     \b
@@ -45,5 +45,5 @@ def sign_command(folder: Path, key: Path, version: int | None, purpose: str | No
 
 
 def _may_ask() -> bool:
-    """Whether there is somebody to answer."""
+    """Whether a person can answer."""
     return sys.stdin.isatty()

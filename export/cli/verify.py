@@ -1,4 +1,4 @@
-"""``edge-export verify``: a bundle put to the proof."""
+"""The command ``edge-export verify``: check a bundle."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def verify_command(
 ) -> None:
     """Check BUNDLE: its files' hashes, its golden outputs, and every engine against what it was made from.
 
-    FP32 engines are held to the torch twin, lower precisions to the FP32 engines.  The twin needs torch;
-    where that isn't installed, the golden outputs are what engines are held to.
+    FP32 engines are held to the torch twin, lower precisions to the FP32 engines. The twin needs torch;
+    where that isn't installed, engines are held to the golden outputs.
     """
     from export.checks.report import check_report
     from export.checks.verify import verify
@@ -38,7 +38,9 @@ def verify_command(
     if report is not None:
         check_report(report)
     bundle = Bundle.open(folder)
-    labelled = options.labelled(bundle, data, dataset, accuracy_images, attacked)
+    labelled = options.labelled(
+        bundle, data=data, dataset=dataset, accuracy_images=accuracy_images, attacked=attacked
+    )
     with progress(1 + len(bundle.manifest.lower_precisions)) as on_step:
         outcome = verify(bundle, n_images=images, labelled=labelled, report=report, on_step=on_step)
     show(bundle, outcome, as_json)

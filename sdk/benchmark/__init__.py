@@ -1,10 +1,10 @@
-"""What the runtime costs beyond the engines it runs, and whether that is within its bounds.
+"""Benchmark of the runtime: its cost beyond the bare engines, held to bounds.
 
     report = run(only=["stages"], frames=300)
     gate(report)
 
-Times on their own say little, since they are a machine's; so every section compares two sides that take turns
-in one run, and the gate holds their ratios.
+A time depends on the machine, so every section compares two sides that take turns in one run, and the gate
+holds their ratios.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def run(
 
     Args:
         bundle: a bundle or its folder; None takes the one in the package.
-        only: the ``SECTIONS`` to measure; all of them if there is none.
-        frames: that the stages are timed on; other sections take a share of them.
+        only: the ``SECTIONS`` to measure; empty for all.
+        frames: that the stages are timed on; other sections use a share of them.
         votes: draws per frame, of the stages and the loop.
         precision: as of ``Purifier.load``.
         frame_size: (width, height) in pixels.
@@ -106,7 +106,7 @@ def run(
 
 
 def steps(only: Sequence[str], soak: int | None) -> int:
-    """How often ``run`` will call ``on_step``."""
+    """How often ``run`` calls ``on_step``."""
     return len(_sections(only)) + (1 + endurance.TENTHS if soak is not None else 0)
 
 

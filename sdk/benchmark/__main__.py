@@ -1,4 +1,4 @@
-"""What the benchmark runs in processes of their own: ``python -m sdk.benchmark resident|soak …``.
+"""Child processes of the benchmark: ``python -m sdk.benchmark resident|soak …``.
 
 Prints JSON on standard output, and an error of the SDK's as one line on standard error.
 """

@@ -1,4 +1,4 @@
-"""The bounds that the runtime is held to, and the verdict."""
+"""Bounds on the runtime's latency, memory and start, and the gate that holds them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LOOP_BOUND = 0.9  # of the frames a second that the stages allow
 START_BOUND_S = 1.5
 GROWTH_BOUND = 5 * 2**20  # bytes, through a soak
 DRIFT_BOUND = 1.05  # of p50 through a soak, beyond that of the bare engines
-_MEND = "measure again on a machine with nothing else to do"
+_HINT = "measure again on a machine with nothing else to do"
 
 
 def checks(report: Report) -> Iterator[Check]:
-    """Every measured figure that has a bound, held to it."""
+    """One Check per measured figure that has a bound."""
     if report.stages is not None:
         yield from _of_a_frame(report.stages)
     if (preprocess := report.preprocess) is not None:
@@ -49,10 +49,14 @@ def checks(report: Report) -> Iterator[Check]:
 
 
 def gate(report: Report) -> None:
-    """Raise a ``GateError`` that names every check that failed."""
+    """Pass a report without failed checks.
+
+    Raises:
+        GateError: names every check that failed.
+    """
     failed = [check for check in report.checks if not check.passed]
     if failed:
-        raise GateError(f"{'; '.join(map(says, failed))}; {_MEND}")
+        raise GateError("; ".join(map(says, failed)), hint=_HINT)
 
 
 def says(check: Check) -> str:

@@ -1,4 +1,4 @@
-"""Processes of their own, for what must start fresh: resident memory, a long soak, another framework."""
+"""Child processes, for what must start fresh: resident memory, a long soak, another framework."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sdk.errors import BackendError
 
 
 class NotMeasured(Exception):
-    """A section that can't be measured here; the message says why."""
+    """A section can't be measured here; the message says why."""
 
 
 class Child:
-    """A Python program in another process, asked and heard line by line; a context manager that ends it.
+    """A Python program in another process, spoken to line by line; a context manager that ends it.
 
     Args:
         arguments: what follows ``python`` on the command line.

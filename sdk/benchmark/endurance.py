@@ -1,7 +1,6 @@
-"""What a process needs to stay alive: resident memory by the size of the bank, and through a long soak.
+"""Resident memory of the runtime: by the size of the bank, and through a long soak.
 
-Both are measured in processes of their own, since the memory that a process has once freed would hide what
-it leaks.
+Both are measured in child processes, since memory that a process has freed would hide what it leaks.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def memory(subject: Subject) -> Memory:
     """Resident memory with 8 purifiers to draw from and with 1, each in a fresh process.
 
     Raises:
-        NotMeasured: this system doesn't tell.
+        NotMeasured: this system doesn't report it.
     """
     _require_statm()
     small, large = (_resident(subject, purifiers) for purifiers in (SMALL_BANK, LARGE_BANK))
@@ -58,7 +57,7 @@ def soak(subject: Subject, frames: int, on_tenth: Callable[[], None]) -> Soak:
     """A long run of the loop over a synthetic source; ``on_tenth`` is called after each tenth of it.
 
     Raises:
-        NotMeasured: this system doesn't tell its memory.
+        NotMeasured: this system doesn't report its memory.
     """
     _require_statm()
     with Child(_arguments("soak", subject, len(subject.bundle.manifest.purifiers), frames)) as child:

@@ -1,4 +1,4 @@
-"""From a process's start to its first result, by the command that a user would give."""
+"""Time from the start of ``edge-purify`` to its first result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A frame by itself: its stages, its preparation, under several votes, and with banks of several sizes."""
+"""Latency of one frame: by stage, of pre-processing, by votes, and by the size of the bank."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IN_A_ROW = 10  # frames of one bank, so that it has the caches to itself, as a d
 
 
 def stages(subject: Subject) -> Stages:
-    """Every stage of a frame, against the bare resize and sessions."""
+    """Each stage of a frame, against the bare resize and sessions."""
     sides: dict[str, Side] = {
         "ours": ours(subject.purifier(subject.votes), subject.frame),
         "bare": Bare(subject, subject.votes),
@@ -45,7 +45,7 @@ def stages(subject: Subject) -> Stages:
 
 
 def preprocess(subject: Subject) -> Preprocess:
-    """The preparation of a frame, against one plain ``INTER_AREA`` of its full centre."""
+    """Pre-processing of a frame, against one plain ``INTER_AREA`` of its full centre."""
     image, frame = subject.bundle.manifest.image, subject.frame
     prepare = Preprocessor(image)
     side = min(frame.shape[0] / image.height, frame.shape[1] / image.width)

@@ -1,4 +1,4 @@
-"""What a run of the benchmark found: plain figures, by section, and the checks that they were held to."""
+"""Results of a benchmark run: figures by section, and the checks on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Quantiles(msgspec.Struct, frozen=True):
-    """Of many times, in milliseconds."""
+    """Quantiles of many times, in milliseconds."""
 
     p50_ms: float
     p90_ms: float

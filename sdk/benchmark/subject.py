@@ -1,4 +1,4 @@
-"""What is measured: a bundle's engines in ONNX Runtime, and the frame that goes through them."""
+"""The subject of a benchmark: a bundle's engines in ONNX Runtime, and a frame for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as tables for a terminal: the stages of a frame, the other figures, the checks."""
+"""A benchmark report as tables for a terminal."""
 
 from __future__ import annotations
 

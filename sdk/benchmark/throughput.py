@@ -1,4 +1,4 @@
-"""The loop over a real video file, against what its stages allow when each runs by itself.
+"""Throughput of the loop over a video file, against the rate that its stages allow one by one.
 
 Each round times reading, purifying, writing and then the loop of all of them, so that a busy machine slows
 them alike.

@@ -1,7 +1,7 @@
-"""Timing by turns: all sides do their work in one run, so a busy machine slows them alike.
+"""Timing by turns: all sides run alternately, so a busy machine slows them alike.
 
-A side is called once a frame and returns its own milliseconds, by stage.  Ratios of what comes out are worth
-more than the times themselves.
+A side is called once per frame and returns its own milliseconds, by stage. Ratios between sides are more
+reliable than the times.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Bare:
     """The least that must be done for a frame: resize it, run a random purifier, run a random classifier.
 
     The resize is one ``INTER_AREA`` of the largest centred rectangle that is an integer multiple of the
-    engines' image; the sessions are called directly on an image that is ready.  Its draws are its own: an
+    engines' image; the sessions are called directly on an image that is ready. Its draws are its own: an
     engine that the other side has just run would find its weights in the cache.
     """
 
