@@ -293,14 +293,14 @@ def test_a_user_s_mistakes_are_one_line(tiny: Path, data: Path, tmp_path: Path) 
 def test_differences_are_paired_over_images_and_seeds() -> None:
     full = [outcome(FULL, 0, [10, 10, 0, 10]), outcome(FULL, 1, [10, 10, 10, 10])]
     arm = [outcome("arm", 0, [10, 0, 0, 10]), outcome("arm", 1, [10, 5, 10, 10])]
-    found = difference(arm, full, "pgd")
+    found = difference(arm, full, "pgd-margin")
     # by image 0, -75, 0, 0; with two seeds, Student's t of one degree of freedom
     half = ((1.959964 * (75**2 / 4 / 4) ** 0.5) ** 2 + (12.706 * 12.5 / 2) ** 2) ** 0.5
     assert found.by_seed == (-25, -12.5)
     assert found.mean == pytest.approx(-18.75)
     assert (found.low, found.high) == pytest.approx((-18.75 - half, -18.75 + half))
     assert not found.is_clear
-    assert difference(full, full, "pgd").mean == 0
+    assert difference(full, full, "pgd-margin").mean == 0
 
 
 def test_sentences_follow_from_the_figures(tiny: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_rate_that_a_kill_took_is_left_blank(tiny: Path) -> None:
 
 def outcome(arm: str, seed: int, pgd: list[int]) -> Outcome:
     """Of 10 draws, ``pgd`` right on each image; all clean images right."""
-    right = {"clean": [10] * len(pgd), "pgd": pgd}
+    right = {"clean": [10] * len(pgd), "pgd-margin": pgd}
     config = configs.load(SHIPPED)
     return Outcome(arm, seed, config, 10, right, {"robust": 0.5}, Timing(500, 12.5), 1.0, 1)
 

@@ -13,7 +13,7 @@ from trainer.ablation.single import STEPS, Outcome
 from trainer.robustness.evaluation.statistics import Z95, wilson
 
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's, by degrees of freedom
-NAMES = {"clean": "clean accuracy", "pgd": f"accuracy under PGD-{STEPS}"}
+NAMES = {"clean": "clean accuracy", "pgd-margin": f"accuracy under PGD-{STEPS}"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _head(first: Variant, outcomes: Sequence[Outcome], command: str) -> Iterator
         f"Every arm is the same config but for its overrides, trained for {config.optimizer.epochs} epochs "
         f"by the recipe {config.recipe.__struct_config__.tag!r} on {_several(n_seeds, 'seed')}. "
         f"Accuracy is expected accuracy under fresh draws on the first {n_images} test images of "
-        f"{config.data.name}; PGD-{STEPS} attacks the mean of the whole defence, every purifier and every "
+        f"{config.data.name}; PGD-{STEPS} climbs the margin of the mean defence, every purifier and every "
         "classifier in each step, with the true gradient, l-infinity, eps 8/255. Attacks and draws have the "
         "same seed for all."
     )

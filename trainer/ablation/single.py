@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +32,7 @@ BALL = Ball("linf", 8 / 255)
 STEPS = 20
 DRAWS = 10  # fresh ones that score each image; of a defence with a single draw, that one
 SEED = 0  # of the attacks and draws, the same for every run, so that runs pair image by image
-RUNGS = ("clean", "pgd")
+RUNGS = ("clean", "pgd-margin")
 
 Tell = Callable[[str], None]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
@@ -106,7 +105,8 @@ class Task:
                 f"--out {self.folder.parent}: {self.folder.name} holds a run of another config; "
                 "give that config, or another --out"
             )
-        return outcome if len(outcome.right[RUNGS[0]]) == self.images else None
+        is_whole = all(len(outcome.right.get(rung, ())) == self.images for rung in RUNGS)
+        return outcome if is_whole else None
 
 
 def carry_out(task: Task, tell: Tell, heartbeat: Callable[[], None]) -> None:
@@ -169,10 +169,13 @@ def _evaluate(task: Task, best: Path, heartbeat: Callable[[], None]) -> dict[str
         draws = DRAWS if target.n_draws > 1 else 1
         n_passes = target.twin.n_purifiers  # each purifier once: the exact mean of the bank
         budget = Budget("ablation", RUNGS, task.images, draws=draws, steps=STEPS, samples=n_passes)
-        store = Store(task.folder / "evaluation", (target.digest, digest_of(images), budget, BALL, SEED))
-        climb = partial(ladder.climb, images=images, judge=target.judge, draws=draws, seed=SEED, store=store)
+        key = (target.digest, digest_of(images), images.targets.tolist(), budget, BALL, SEED)
+        store = Store(task.folder / "evaluation", key)
+        climber = ladder.Climber(
+            images, target.judge, draws, seed=SEED, store=store, on_progress=lambda *_: heartbeat()
+        )
         steps, _ = Rungs(target, budget, BALL, len(images)).steps()
-        return {step.name: climb(step, on_progress=lambda *_: heartbeat()) for step in steps}
+        return climber.ladder(steps)
 
 
 def first_test_images(variant: Variant, data: Path, count: int) -> Images:

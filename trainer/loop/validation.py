@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.data import DataSet, keyed_generator
 from trainer.models import Defence, Draw
 from trainer.objectives.attacks import pgd
+from trainer.robustness.attacks.losses import Loss, cross_entropy, margin
 
 
 def clean_accuracy(defence: Defence, images: DataSet, seed: int) -> dict[str, float]:
@@ -33,12 +33,16 @@ def blind_accuracy(
 
 
 def pgd_accuracy(defence: Defence, images: DataSet, seed: int, *, eps: float, steps: int = 10) -> float:
-    """Accuracy under PGD through the whole defence, the attack knowing the draw that it is judged by."""
+    """Accuracy under PGD on the margin through the whole defence, by an attack that knows the draw.
+
+    The margin, since cross-entropy flatters models that were trained adversarially, with smoothed labels even
+    more: by about 3 points.
+    """
     defence.eval()
     generator = keyed_generator(seed, "probe")
     correct = 0
     for batch, labels, draw in _validation_batches(defence, images, generator):
-        attacked = _attack(defence, batch, labels, draw, generator, eps=eps, steps=steps)
+        attacked = _attack(defence, batch, labels, draw, generator, eps=eps, steps=steps, loss=margin)
         with torch.no_grad():
             correct += int((defence(attacked, draw).argmax(1) == labels).sum())
     return correct / len(images)
@@ -79,12 +83,13 @@ def _attack(
     *,
     eps: float,
     steps: int,
+    loss: Loss = cross_entropy,
 ) -> Tensor:
     """PGD that knows the draw."""
     noise = torch.rand(images.shape, generator=generator).to(images.device)
 
     def loss_of(x: Tensor) -> Tensor:
-        return F.cross_entropy(logits_of(x, draw).float(), labels, reduction="sum")
+        return loss(logits_of(x, draw).float(), labels).sum()
 
     return pgd(loss_of, images, eps=eps, steps=steps, step_size=eps / 4, noise=noise)
 

@@ -51,3 +51,21 @@ class RandomMask(Broken):
 
     def forward(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
         return images * random_input.view(-1, 1, SIDE, SIDE)
+
+
+class LargeLogits(nn.Module):
+    """A classifier whose logits are so large that cross-entropy has no gradient left where it is sure.
+
+    Its answers are those of the classifier given, and so is its robustness.
+    """
+
+    def __init__(self, classifier: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.classifier, self.scale = classifier, scale
+        self.n_classes, self.n_classifiers = classifier.n_classes, classifier.n_classifiers
+
+    def forward(self, images: Tensor, member: Tensor) -> Tensor:
+        return self.scale * self.classifier(images, member)
+
+    def all_logits(self, images: Tensor) -> Tensor:
+        return self.scale * self.classifier.all_logits(images)

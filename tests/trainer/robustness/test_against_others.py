@@ -27,6 +27,7 @@ from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.gradient import fgsm, pgd
 from trainer.robustness.attacks.losses import LOSSES
 from trainer.robustness.attacks.square import square
+from trainer.robustness.attacks.targeted import apgd_targeted
 from trainer.robustness.defences.surrogates import (
     BankMean,
     Frozen,
@@ -187,6 +188,31 @@ def test_square_as_pyautoattack(ball: Ball, bank: Perceptrons, many: Batch) -> N
 
     assert ours(queries) == pytest.approx(expected, abs=TOLERANCE)
     assert ours(queries // 2) > expected + TOLERANCE
+
+
+@both_norms
+@pytest.mark.parametrize("targets", [1, 3])
+def test_apgd_t_as_pyautoattack(targets: int, ball: Ball, bank: Perceptrons, many: Batch) -> None:
+    images, labels = many
+    steps = 25
+    settings = {"norm": {"linf": "Linf", "l2": "L2"}[ball.norm], "eps": ball.eps, "n_iter": steps}
+    reference = pyautoattack("autopgd_base").APGDAttack_targeted(
+        bank, n_target_classes=targets, seed=0, device="cpu", **settings
+    )
+    with torch.random.fork_rng():
+        expected = right(bank, reference.perturb(images, labels), labels)
+    assert 0.25 < expected < 0.6
+
+    def ours(steps: int, targets: int = targets) -> float:
+        found = apgd_targeted(
+            bank, images, labels, ball=ball, steps=steps, targets=targets, generator=seeded()
+        )
+        assert ball.project(found, images).sub(found).abs().max() < 1e-6
+        return right(bank, found, labels)
+
+    assert ours(steps) == pytest.approx(expected, abs=TOLERANCE)
+    assert ours(2) > expected + TOLERANCE
+    assert targets == 1 or ours(steps, 1) > expected
 
 
 @both_norms

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.trainer.robustness.broken import Broken, NoiseAdder, Quantizer, RandomMask
+from tests.trainer.robustness.broken import Broken, LargeLogits, NoiseAdder, Quantizer, RandomMask
 from tests.trainer.robustness.networks import LABELS, SIDE
 from trainer.data import Images
 from trainer.models import Defence
+from trainer.models.purifier import NoPurifier
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.defences.judges import TorchJudge
 from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation.budgets import Budget
 from trainer.robustness.evaluation.evaluate import Settings, evaluate
+from trainer.robustness.evaluation.report import Report
 from trainer.robustness.results.markdown import render
 
 BUDGET = Budget(
     "test",
-    ("clean", "blind", "bpda-purifier", "pgd"),
+    ("clean", "blind", "pgd-margin", "pgd", "bpda-purifier"),
     images=40,
     draws=5,
     steps=15,
@@ -77,6 +80,36 @@ def test_an_honest_network_passes_every_check(
     ).report
     assert report.worst.counts.expected.share > 0.2
     assert [check.name for check in report.failed_checks if check.name != "a huge eps leaves nothing"] == []
+
+
+def test_a_mildly_masking_robust_network_flatters_nothing(
+    hardened: Defence, digits: tuple[Images, Images], tmp_path: Path
+) -> None:
+    """Cross-entropy loses its gradient on it, as it does in part on any robust network; the margin does not.
+
+    The attacks that need no gradient of the purifier climb the same loss, so they show nothing.
+    """
+    masking = Defence(NoPurifier(), LargeLogits(hardened.classifier, 60)).eval()
+    few, ball = digits[1][:40], Ball("linf", 0.15)
+    ladder = ("clean", "blind", "pgd-margin", "pgd", "bpda-purifier")
+    found = evaluate_with(ladder, masking, few, Settings(BUDGET, ball, tmp_path / "masking"))
+    plain = evaluate_with(ladder, hardened, few, Settings(BUDGET, ball, tmp_path / "plain"))
+    left = {rung.name: rung.counts.expected.share for rung in found.rungs}
+    assert left["pgd"] > left["pgd-margin"] + 0.1
+    assert left["bpda-purifier"] > left["pgd-margin"] + 0.1
+    assert found.worst.counts.expected.share == pytest.approx(plain.worst.counts.expected.share, abs=0.03)
+    flatters = "cross-entropy alone doesn't flatter the figure: margin"
+    assert flatters not in {check.name for check in found.failed_checks}
+
+    by_cross_entropy = evaluate_with(
+        ("clean", "blind", "pgd", "bpda-purifier"), masking, few, Settings(BUDGET, ball, tmp_path / "other")
+    )
+    assert flatters in {check.name for check in by_cross_entropy.failed_checks}
+
+
+def evaluate_with(rungs: tuple[str, ...], defence: Defence, images: Images, settings: Settings) -> Report:
+    budget = msgspec.structs.replace(settings.budget, rungs=rungs)
+    return evaluate(as_target(defence, "it"), images, replace(settings, budget=budget)).report
 
 
 def as_target(defence: Defence, name: str, *, n_draws: int = 10**6) -> Target:

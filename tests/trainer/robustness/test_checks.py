@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.robustness.evaluation.checks import Evidence, weigh
+from trainer.robustness.evaluation.checks import Evidence, Late, Loss, weigh
 
 SOUND = Evidence(
     pgd=0.04,
@@ -14,9 +14,11 @@ SOUND = Evidence(
     more_steps=0.035,
     more_samples=0.04,
     one_draw=0.1,
-    others={"blind": 0.6, "square": 0.2},
+    others={"blind": 0.6, "bpda-purifier": 0.2},
     cosine=0.8,
     clean_trained=True,
+    losses={"margin": Loss(0.08, 0.04, is_counted=True)},
+    late={"square": Late(0.04, 0.03)},
 )
 
 
@@ -37,7 +39,17 @@ def test_sound_evidence_passes() -> None:
         ({"more_samples": 0.025}, "twice the samples change nothing"),
         ({"more_samples": 0.055}, "twice the samples change nothing"),
         ({"others": {"blind": 0.02}}, "the true gradient is no weaker than blind"),
-        ({"others": {"square": 0.02}}, "the true gradient is no weaker than square"),
+        ({"others": {"bpda-purifier": 0.02}}, "the true gradient is no weaker than bpda-purifier"),
+        (
+            {"losses": {"margin": Loss(0.06, 0.04, is_counted=False)}},
+            "cross-entropy alone doesn't flatter the figure: margin",
+        ),
+        (
+            {"losses": {"apgd-t": Loss(0.06, 0.04, is_counted=False)}},
+            "cross-entropy alone doesn't flatter the figure: apgd-t",
+        ),
+        ({"late": {"square": Late(0.04, 0.025)}}, "square finds nothing that the rungs before it missed"),
+        ({"late": {"autoattack": Late(0.04, 0)}}, "autoattack finds nothing that the rungs before it missed"),
         ({"one_draw": 0.15}, "an attack on one draw is nearly as strong"),
         ({"pgd": 0.11, "more_steps": 0.11, "more_samples": 0.11}, "clean training gives no robustness"),
     ],

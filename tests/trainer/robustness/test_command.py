@@ -93,7 +93,7 @@ def test_quick_budget_writes_a_report_and_a_record(bundle: Path, data: Path, tmp
     held = run(bundle, "--data", data, "--gate", tmp_path / "stored.npz", "--json", tmp_path / "gate.json")
     assert held.exit_code == 0, held.output
     changes = msgspec.json.decode((tmp_path / "gate.json").read_bytes(), type=list[Change])
-    assert [change.rung for change in changes] == ["clean", "blind", "bpda-purifier", "pgd"]
+    assert [change.rung for change in changes] == ["clean", "blind", "pgd-margin", "pgd", "bpda-purifier"]
     assert {change.points for change in changes} == {0.0}
     assert re.search(r"^pgd +(\d+\.\d %), now \1: \+0\.0 points$", held.output, re.MULTILINE)
 

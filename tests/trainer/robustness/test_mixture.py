@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,12 @@ from tests.trainer.robustness.test_broken_defences import as_target
 from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
+from trainer.robustness.defences.judges import TorchJudge
 from trainer.robustness.defences.surrogates import BankMean
-from trainer.robustness.evaluation import ladder
 from trainer.robustness.evaluation.budgets import Budget
 from trainer.robustness.evaluation.evaluate import Settings, evaluate
-from trainer.robustness.evaluation.mixture import Member, measure
+from trainer.robustness.evaluation.ladder import Climber
+from trainer.robustness.evaluation.mixture import Member, Setting, measure
 from trainer.robustness.evaluation.report import Mixture
 from trainer.robustness.evaluation.store import Store
 from trainer.robustness.results.markdown import render
@@ -63,26 +63,8 @@ def test_the_mixture_faces_the_members_attacks_too(
     """Or a weak attack on the mean, here none at all, would pass for what randomness adds."""
     few = digits[1][:40]
     pixels, labels = next(few.batches(40))
-    climb = partial(
-        ladder.climb,
-        images=few,
-        draws=1,
-        seed=0,
-        store=Store(tmp_path, "key"),
-        on_progress=lambda what, done, total: None,
-    )
-    found = measure(
-        hardened,
-        pixels,
-        labels,
-        lambda step, judge: climb(step, judge=judge),
-        ball=Ball("linf", 0.15),
-        steps=10,
-        step_size=None,
-        draws=4,
-        seed=0,
-        n_classes=10,
-    )
+    climber = Climber(few, TorchJudge(hardened, "torch"), 1, seed=0, store=Store(tmp_path, "key"))
+    found = measure(hardened, pixels, climber, Setting(Ball("linf", 0.15), steps=10, draws=4, seed=0))
     mean = BankMean(hardened, n_classes=10, samples=1)
     clean = (mean(pixels, torch.Generator()).argmax(-1) == labels).double().mean()
     assert found.alone.share < 0.9 * clean

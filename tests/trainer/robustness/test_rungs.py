@@ -15,7 +15,8 @@ from trainer.robustness.attacks.autoattack import autoattack
 from trainer.robustness.attacks.ball import Ball, lengths
 from trainer.robustness.defences.surrogates import Raw
 from trainer.robustness.evaluation.budgets import BUDGETS, Budget
-from trainer.robustness.evaluation.rungs import Rungs
+from trainer.robustness.evaluation.ladder import Batch
+from trainer.robustness.evaluation.rungs import Climb, Rungs
 
 TINY_STEP = Budget("test", ("pgd",), images=4, steps=10, samples=2, step_size=1e-3, sweep=(0.1,))
 
@@ -25,9 +26,10 @@ def test_a_step_size_of_linf_is_no_length_in_l2(
     norm: str, eps: float, reaches: float, undefended: Defence, digits: tuple[Images, Images]
 ) -> None:
     """Ten steps of 0.001 from a random start stay near it; in l2 the attack has to reach the ball's rim."""
-    step = Rungs(as_target(undefended, "it"), TINY_STEP, Ball(norm, eps), 4).gradient_step()
+    rungs = Rungs(as_target(undefended, "it"), TINY_STEP, Ball(norm, eps), 4)
+    step = rungs.gradient_step("pgd", Climb(loss="cross-entropy"))
     images, labels = next(digits[1].batches(4))
-    changes = step.attack(images, labels, torch.Generator().manual_seed(0)) - images
+    changes = step.attack(Batch(images, labels, images, torch.Generator().manual_seed(0))) - images
     if norm == "linf":
         assert changes.abs().mean() < 0.6 * eps
     else:
@@ -36,7 +38,8 @@ def test_a_step_size_of_linf_is_no_length_in_l2(
 
 def test_the_sweep_of_l2_is_in_parts_of_its_eps() -> None:
     standard = BUDGETS["standard"]
-    assert [ball.eps for ball in standard.sweep_of(Ball("linf", 8 / 255))] == [2 / 255, 4 / 255, 16 / 255]
+    sweep = [ball.eps for ball in standard.sweep_of(Ball("linf", 8 / 255))]
+    assert sweep == [eps / 255 for eps in (1, 2, 4, 6, 12, 16)]
     assert standard.sweep_of(Ball("l2", 0.4)) == (Ball("l2", 0.1), Ball("l2", 0.2), Ball("l2", 0.8))
     assert BUDGETS["quick"].sweep_of(Ball("l2", 0.4)) == ()
 

@@ -12,7 +12,7 @@ import torch
 from sdk.errors import UsageError
 from trainer.robustness.evaluation import store as stores
 from trainer.robustness.evaluation.ladder import Step, batch_name
-from trainer.robustness.evaluation.store import Store, code_digest
+from trainer.robustness.evaluation.store import Store, code_digest, syntax
 
 BATCH = {"adversarial": torch.rand(2, 3, 4, 4), "chosen": torch.zeros(3, 2, dtype=torch.int64)}
 
@@ -65,35 +65,58 @@ def test_another_key_has_another_folder(tmp_path: Path) -> None:
     assert Store(tmp_path, ("a", 1)).folder == Store(tmp_path, ("a", 1)).folder
 
 
-def test_changed_attacks_or_models_have_another_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "trainer"
-    files = [root / "robustness" / "attacks.py", root / "models" / "ren.py", root / "cli.py"]
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("x = 1\n")
-    monkeypatch.setattr(stores.trainer, "__file__", str(root / "__init__.py"))
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree of packages in place of the project's own."""
+    for package in ("trainer", "sdk"):
+        monkeypatch.setattr(getattr(stores, package), "__file__", str(tmp_path / package / "__init__.py"))
+    return tmp_path
 
-    def folder() -> Path:
+
+COUNTED = ("trainer/robustness/attacks/deep/new.py", "trainer/models/ren.py",
+           "trainer/data/readers/cifar10.py", "sdk/draw.py", "sdk/preprocess.py")  # fmt: skip
+FREE = ("trainer/cli/evaluate.py", "trainer/robustness/results/plots.py", "sdk/purifier.py",
+        "trainer/robustness/evaluation/wording.py")  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "counts"), [*((f, True) for f in COUNTED), *((f, False) for f in FREE)])
+def test_code_that_decides_an_outcome_has_another_folder(file: str, counts: bool, code: Path) -> None:
+    place = code / file
+    place.parent.mkdir(parents=True)
+    folders = []
+    for text in ("x = 1\n", '"""Said otherwise."""\n\nx = 1  # and commented\n', "x = 2\n"):
+        place.write_text(text)
         code_digest.cache_clear()
-        return Store(tmp_path / "work", "key").folder
-
-    try:
-        folders = [folder()]
-        for file in files:
-            file.write_text("x = 2\n")
-            folders.append(folder())
-    finally:
-        code_digest.cache_clear()
-    assert len(set(folders[:3])) == 3
-    assert folders[3] == folders[2]  # the command line attacks nothing
+        folders.append(Store(code / "work", "key").folder)
+    code_digest.cache_clear()
+    assert folders[0] == folders[1]  # docstrings and comments decide nothing
+    assert (folders[1] != folders[2]) == counts
 
 
-def test_an_attack_made_otherwise_has_another_name() -> None:
-    step = Step("pgd", "PGD, 40 steps", None, 100, 16)
-    assert batch_name(step, 32).startswith("pgd-00032-")
-    names = {
-        batch_name(one, 32) for one in (step, replace(step, says="PGD, 20 steps"), replace(step, batch=8))
-    }
-    assert len(names) == 3
+def test_docstrings_of_functions_and_classes_decide_nothing() -> None:
+    plain = 'class A:\n    b = "c"\n    def f(self):\n        return "d"\n'
+    documented = plain.replace("A:\n", 'A:\n    """E."""\n').replace("):\n", '):\n        """G."""\n')
+    assert syntax(plain) == syntax(documented)
+    assert syntax(plain) != syntax(plain.replace('"d"', '"e"'))
+
+
+def test_another_library_version_has_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Store(tmp_path, "key").folder
+    monkeypatch.setattr(stores, "library_versions", lambda: ("torch 1.0",))
+    assert Store(tmp_path, "key").folder != folder
+
+
+def test_an_attack_made_otherwise_has_another_name_and_one_said_otherwise_has_not() -> None:
+    step, rows = Step("pgd", None, 100, 16, says="PGD, 40 steps", made=(40,)), torch.arange(32, 48)
+    assert batch_name(step, rows).startswith("pgd-00032-")
+    start = torch.zeros(16, 3, 4, 4)
+    names = [
+        batch_name(step, rows),
+        batch_name(replace(step, made=(20,)), rows),
+        batch_name(replace(step, batch=8), rows),
+        batch_name(step, rows + torch.arange(16)),
+        batch_name(step, rows, start),
+        batch_name(step, rows, start + 1),
+    ]
+    assert len(set(names)) == len(names)
+    assert batch_name(replace(step, says="forty steps of PGD"), rows) == names[0]

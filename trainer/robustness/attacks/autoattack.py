@@ -29,15 +29,18 @@ def autoattack(
     generator: torch.Generator,
     batch: int = 64,
     queries: int = 5000,
+    start: Tensor | None = None,
 ) -> Tensor:
     """APGD-CE, targeted APGD-DLR, targeted FAB and Square, each on what the ones before left standing.
 
     Args:
         batch: images attacked at a time.
         queries: of Square; 5,000 in the standard form.
+        start: (B, 3, H, W), what to return where nothing was found; the images where it is None. The attack
+            itself always begins at the images.
 
     Returns:
-        (B, 3, H, W) inside the ball and [0, 1]; the images themselves where nothing was found.
+        (B, 3, H, W) inside the ball and [0, 1].
 
     Raises:
         UsageError: the model has too few classes, or images or labels don't fit it.
@@ -50,7 +53,7 @@ def autoattack(
         from pyautoattack import AutoAttack
     except ImportError:
         raise EdgePurifyError(
-            "AutoAttack: pyautoattack is not installed; pip install 'edge-purify[train]'"
+            "AutoAttack: pyautoattack is not installed", hint="pip install 'edge-purify[train]'"
         ) from None
     logging.getLogger("auto-attack").setLevel(logging.ERROR)  # it reports each batch
     seed = int(torch.randint(2**31, (), generator=generator))
@@ -63,7 +66,11 @@ def autoattack(
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, model.n_classes - 1)
     with torch.random.fork_rng():  # it seeds torch's global generator
         found, _ = attack.run_standard_evaluation(images, labels, batch_size=batch)
-    return ball.project(found, images)
+    found = ball.project(found, images)
+    if start is None:
+        return found
+    unchanged = (found == images).flatten(1).all(1)
+    return torch.where(unchanged[:, None, None, None], start, found)
 
 
 class _Module(torch.nn.Module):

@@ -35,6 +35,18 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """The difference of logits ratio towards one wrong class each, ``targets`` (B,): (B,).
+
+    Croce & Hein (ICML 2020), equation 7; below four classes the bare difference, as there is no fourth logit.
+    """
+    gap = true(logits, targets) - true(logits, labels)
+    if logits.shape[1] < 4:
+        return gap
+    top = logits.topk(4, dim=1).values
+    return gap / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
 def true(logits: Tensor, labels: Tensor) -> Tensor:
     """The label's logit, (B,)."""
     return logits.gather(1, labels[:, None]).squeeze(1)

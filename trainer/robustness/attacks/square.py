@@ -18,6 +18,7 @@ from trainer.robustness.attacks.losses import margin
 from trainer.robustness.defences.surrogates import Model
 
 P_INIT = 0.8  # share of the image that a square covers at first
+P_REFINE = 0.1  # the same from a given start, most of which a large square would undo
 SHRINKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: when the share halves
 TILES = 5  # of the l2 start, a side
 
@@ -31,6 +32,7 @@ def square(
     queries: int,
     generator: torch.Generator,
     random_model: bool = False,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Change one square at a time, and keep it where the margin loss rises.
 
@@ -38,8 +40,11 @@ def square(
 
     Args:
         queries: calls of ``model`` on each image, >= 1.
-        random_model: ask anew for the loss to beat on every step, which doubles the queries of a step: a
-            lucky answer would otherwise stay unbeaten for good.
+        random_model: on every step ask for both losses under the same fresh sample, which doubles the
+            queries of a step. A lucky answer would otherwise stay unbeaten for good, and two points under
+            two samples differ by the samples.
+        start: (B, 3, H, W), points in the ball to search from, such as another attack's; random stripes
+            (tiles in l2) where it is None.
 
     Returns:
         (B, 3, H, W) inside the ball and [0, 1].
@@ -48,18 +53,29 @@ def square(
     if queries < 1:
         raise UsageError(f"queries: expected at least 1, got {queries}")
     steps = max(1, queries // 2) if random_model else queries
-    start, changed_by_square = _FORMS[ball.norm]
-    adversarial = ball.project(images + start(images, ball, generator), images)
-    reached = _loss(model, adversarial, labels, generator)
+    first_change, changed_by_square = _FORMS[ball.norm]
+    share = P_INIT if start is None else P_REFINE
+    if start is None:
+        start = images + first_change(images, ball, generator)
+    adversarial = ball.project(start, images)
+    sample = torch.Generator()
+    reached = _loss(model, adversarial, labels, _drawn_from(generator, sample))
     for step in range(1, steps):
-        changed = changed_by_square(adversarial, images, ball, _side(images, step, steps), generator)
+        changed = changed_by_square(adversarial, images, ball, _side(images, share, step / steps), generator)
+        seed = _drawn_from(generator, sample).initial_seed()
         if random_model:
-            reached = _loss(model, adversarial, labels, generator)
-        found = _loss(model, changed, labels, generator)
+            reached = _loss(model, adversarial, labels, sample)
+            sample.manual_seed(seed)
+        found = _loss(model, changed, labels, sample)
         better = found >= reached
         reached = torch.where(better, found, reached)
         adversarial = torch.where(better[:, None, None, None], changed, adversarial)
     return adversarial
+
+
+def _drawn_from(generator: torch.Generator, sample: torch.Generator) -> torch.Generator:
+    """``sample``, seeded by ``generator``."""
+    return sample.manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 @torch.no_grad()
@@ -67,11 +83,11 @@ def _loss(model: Model, images: Tensor, labels: Tensor, generator: torch.Generat
     return margin(model(images, generator), labels)
 
 
-def _side(images: Tensor, step: int, steps: int) -> int:
-    """Of the square at this step, in pixels."""
-    halvings = sum(10_000 * step / steps > shrink for shrink in SHRINKS)
+def _side(images: Tensor, share: float, done: float) -> int:
+    """Of the square in pixels, where ``done`` in [0, 1] of the steps are; it covers ``share`` at first."""
+    halvings = sum(10_000 * done > shrink for shrink in SHRINKS)
     height, width = images.shape[2:]
-    side = round(math.sqrt(P_INIT / 2**halvings * height * width))
+    side = round(math.sqrt(share / 2**halvings * height * width))
     return max(1, min(side, height - 1, width - 1))
 
 

@@ -38,6 +38,7 @@ class Target:
         provenance: what made it.
         n_draws: how many different draws there are.
         bundle: None for a checkpoint.
+        fp32_twin: of INT8 engines the twin before quantization, whose attacks are transferred too; else None.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Target:
     provenance: dict[str, Any]
     n_draws: int
     bundle: Bundle | None = None
+    fp32_twin: Defence | None = None
 
     @property
     def clean_trained(self) -> bool:
@@ -88,6 +90,7 @@ def open_target(path: Path, *, backend: str = "auto", precision: str = "fp32") -
 def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
     manifest = bundle.manifest
     twin, attacked = _twin(bundle, backend.precision, backend.graphs)
+    has_two = twin is not None and backend.precision == "int8"
     return Target(
         name=manifest.name,
         digest=bundle.digest,
@@ -101,6 +104,7 @@ def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
         n_draws=len(manifest.classifiers)
         * sum(_subsets(engine.random_inputs) for engine in manifest.purifiers),
         bundle=bundle,
+        fp32_twin=read_twin(bundle).requires_grad_(False) if has_two else None,
     )
 
 

@@ -1,28 +1,27 @@
 """What simple fronts do for the same classifiers: none, fewer grey levels, JPEG.
 
-They are attacked adaptively too, with the gradient of leaving the image as it is (BPDA).
+They are attacked adaptively too, on the margin, with the gradient of leaving the image as it is (BPDA).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.gradient import pgd
-from trainer.robustness.attacks.settled import PATIENCE
+from trainer.robustness.attacks.losses import margin
+from trainer.robustness.attacks.settled import patience_for
 from trainer.robustness.defences.judges import Judge, Key
 from trainer.robustness.defences.surrogates import Raw, straight_through
-from trainer.robustness.evaluation.ladder import Attack, OnProgress, Step, climb
+from trainer.robustness.evaluation.ladder import Attack, Climber, Step
 from trainer.robustness.evaluation.report import Baseline
-from trainer.robustness.evaluation.store import Store
 
 Front = Callable[[Tensor], Tensor]
 
@@ -72,58 +71,54 @@ class FrontJudge:
         return self.judge.raw_probabilities(self.front(images))
 
 
-def measure(
-    judge: Judge,
-    twin: Defence | None,
-    images: Images,
-    *,
-    fronts: dict[str, Front],
-    ball: Ball,
-    steps: int,
-    step_size: float | None,
-    seed: int,
-    store: Store,
-    on_progress: OnProgress,
-) -> list[Baseline]:
-    """Each front on clean images and, given a twin, on those that PGD makes against this very front."""
-    found = []
+@dataclass(frozen=True)
+class Attacks:
+    """How the fronts are attacked: PGD on the margin, each against this very front.
+
+    Attributes:
+        twin: whose classifiers are differentiated.
+        ball: what the attacker may do.
+        steps: of PGD.
+    """
+
+    twin: Defence
+    ball: Ball
+    steps: int
+
+
+def measure(climber: Climber, fronts: Mapping[str, Front], attacks: Attacks | None) -> list[Baseline]:
+    """Each front on the climber's images, clean and, given ``attacks``, attacked."""
+    images, found = climber.images, []
     for name, front in fronts.items():
-        attacks = {"clean": None}
-        if twin is not None:
-            attacks["pgd"] = _adaptive(twin, front, ball, steps, step_size, n_classes=len(images.labels))
-        figures = {}
-        for rung, attack in attacks.items():
-            says = "" if attack is None else f"PGD, {steps} steps of {step_size or 'the customary size'}"
-            step = Step(f"{name} {rung}", says, attack, len(images), BATCH)
-            outcome = climb(
-                step,
-                images,
-                FrontJudge(judge, front),
-                draws=1,
-                seed=seed,
-                store=store,
-                on_progress=on_progress,
-            )
-            figures[rung] = outcome.rung(images.targets).counts.expected
+        steps = {"clean": Step(f"{name} clean", None, len(images), BATCH)}
+        if attacks is not None:
+            attack = _adaptive(attacks, front, n_classes=len(images.labels))
+            made = (attacks.ball, attacks.steps)
+            steps["pgd"] = Step(f"{name} pgd", attack, len(images), BATCH, made=made)
+        judged = replace(climber, judge=FrontJudge(climber.judge, front), draws=1)
+        outcomes = {rung: judged.climb(step) for rung, step in steps.items()}
+        figures = {rung: out.rung(images.targets).counts.expected for rung, out in outcomes.items()}
         found.append(Baseline(name, figures))
     return found
 
 
-def _adaptive(
-    twin: Defence, front: Front, ball: Ball, steps: int, step_size: float | None, *, n_classes: int
-) -> Attack:
-    model = Raw(
-        twin, n_classes=n_classes, front=lambda images: straight_through(front(images.detach()), images)
-    )
-    return lambda images, labels, generator: pgd(
+def _adaptive(attacks: Attacks, front: Front, *, n_classes: int) -> Attack:
+    def passed(images: Tensor) -> Tensor:
+        return straight_through(front(images.detach()), images)
+
+    model = Raw(attacks.twin, n_classes=n_classes, front=passed)
+    patience = patience_for(attacks.twin.n_classifiers)
+    return lambda given: pgd(
         model,
-        images,
-        labels,
-        ball=ball,
-        steps=steps,
-        step_size=step_size,
-        generator=generator,
-        patience=PATIENCE,
+        given.images,
+        given.labels,
+        ball=attacks.ball,
+        steps=attacks.steps,
+        generator=given.generator,
+        falling=True,
+        keep_best=True,
+        loss=margin,
+        patience=patience,
     )
 
 

@@ -7,7 +7,20 @@ import msgspec
 from trainer.robustness.attacks.ball import Ball
 
 L2_SWEEP = (0.25, 0.5, 2.0)
-RUNGS = ("clean", "blind", "bpda-shrinkage", "bpda-purifier", "pgd", "arc", "autoattack", "square")
+RUNGS = (
+    "clean",
+    "blind",
+    "transfer",
+    "pgd-margin",
+    "apgd-t",
+    "pgd",
+    "bpda-shrinkage",
+    "bpda-purifier",
+    "arc",
+    "square",
+    "autoattack",
+)
+EVERY_SURVIVOR = 10**9
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -19,16 +32,22 @@ class Budget(msgspec.Struct, frozen=True):
         images: evaluated, unless the user asks for another number; all there are where it is None.
         draws: fresh draws that score each image on each rung; as many others choose the per-image worst.
         steps: of every gradient attack.
-        samples: of the random inputs that each step's gradient averages over (EOT).
+        samples: purifier passes that each step's gradient averages over (EOT), at most; fewer where their
+            mean gradient is as good, see ``eot``.
         step_size: of linf, in the images' units; 2.5 eps / steps, PGD's customary one, where it is None, and
-            for l2, whose lengths are other ones.
-        autoattack_samples: as ``samples``, for AutoAttack, which takes thousands of gradients an image.
-        few: images on the costly rungs (ARC, AutoAttack, Square).
+            for l2, whose lengths are other ones. The margin rung has falling steps of its own.
+        few: images on which cross-entropy and BPDA are climbed; on the other survivors too where they find a
+            point more there than the rungs before them.
+        survivors: of the rungs before, whom ARC, Square and AutoAttack attack.
+        targets, target_steps: of APGD-T, which attacks every survivor.
+        arc_rounds: of ARC, over all pairs of purifier and classifier.
+        autoattack_samples: purifier passes that AutoAttack's frozen model averages over.
         queries: of Square, each averaged over ``query_draws`` draws.
         check_images: that the masking checks attack; 0 leaves the checks out.
-        sweep: further eps of linf, in the images' units, at which the full-gradient attack is repeated on
-            the check images; for l2, ``L2_SWEEP`` times the ladder's wherever there is a sweep.
+        sweep: further eps of linf, in the images' units, at which the margin attack is repeated on the check
+            images; for l2, ``L2_SWEEP`` times the ladder's wherever there is a sweep.
         suspicion_images: on which the suspicion score's ROC is measured; 0 leaves it out.
+        is_headline: whether its per-image worst may stand in a bundle as the figure to quote.
     """
 
     name: str
@@ -38,13 +57,18 @@ class Budget(msgspec.Struct, frozen=True):
     steps: int = 20
     samples: int = 8
     step_size: float | None = None
-    autoattack_samples: int = 4
     few: int = 200
+    survivors: int = 50
+    targets: int = 3
+    target_steps: int = 50
+    arc_rounds: int = 10
+    autoattack_samples: int = 2
     queries: int = 1000
     query_draws: int = 5
     check_images: int = 0
     sweep: tuple[float, ...] = ()
     suspicion_images: int = 0
+    is_headline: bool = True
 
     def step_size_in(self, ball: Ball) -> float | None:
         """Of a gradient attack in ``ball``."""
@@ -60,7 +84,13 @@ BUDGETS = {
     budget.name: budget
     for budget in (
         Budget("clean", ("clean",), images=None, draws=1),
-        Budget("quick", ("clean", "blind", "bpda-purifier", "pgd"), images=128, check_images=16),
+        Budget(
+            "quick",
+            ("clean", "blind", "transfer", "pgd-margin", "pgd", "bpda-purifier"),
+            images=128,
+            check_images=16,
+            is_headline=False,
+        ),
         Budget(
             "standard",
             RUNGS,
@@ -68,8 +98,9 @@ BUDGETS = {
             steps=40,
             samples=16,
             step_size=2 / 255,
+            queries=500,
             check_images=100,
-            sweep=(2 / 255, 4 / 255, 16 / 255),
+            sweep=(1 / 255, 2 / 255, 4 / 255, 6 / 255, 12 / 255, 16 / 255),
             suspicion_images=100,
         ),
         Budget(
@@ -80,8 +111,13 @@ BUDGETS = {
             samples=20,
             step_size=2 / 255,
             few=1000,
+            survivors=EVERY_SURVIVOR,
+            targets=9,
+            target_steps=100,
+            arc_rounds=20,
+            autoattack_samples=4,
             check_images=100,
-            sweep=(2 / 255, 4 / 255, 16 / 255),
+            sweep=(1 / 255, 2 / 255, 4 / 255, 6 / 255, 12 / 255, 16 / 255),
             suspicion_images=200,
         ),
     )

@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from sdk.errors import UsageError
-from trainer.data import Images, keyed_generator
+from trainer.data import Images
+from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
-from trainer.robustness.defences.judges import Judge
+from trainer.robustness.attacks.eot import IMAGES, REFERENCE, Samples, choose_samples
 from trainer.robustness.defences.surrogates import BankMean
 from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation import baselines, mixture, suspicion
 from trainer.robustness.evaluation.budgets import Budget
-from trainer.robustness.evaluation.checks import LARGE_EPS, LARGE_FACTOR, Evidence, gradient_cosine, weigh
-from trainer.robustness.evaluation.ladder import OnProgress, Outcome, Step, Worst, climb, per_image_worst
+from trainer.robustness.evaluation.ladder import Climber, OnProgress, Outcome, Worst, per_image_worst
+from trainer.robustness.evaluation.masking import Controls
 from trainer.robustness.evaluation.report import (
     AtEps,
     Baseline,
@@ -30,16 +31,9 @@ from trainer.robustness.evaluation.report import (
     Report,
     Suspicion,
 )
-from trainer.robustness.evaluation.rungs import PASSES, Rungs
-from trainer.robustness.evaluation.statistics import chance, paired, wilson
+from trainer.robustness.evaluation.rungs import Rungs
+from trainer.robustness.evaluation.statistics import chance, paired
 from trainer.robustness.evaluation.store import Store
-
-NO_GRADIENT = (
-    "blind",
-    "bpda-shrinkage",
-    "bpda-purifier",
-    "square",
-)  # rungs that a masked gradient doesn't hinder
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def evaluate(
     outcomes, remarks = run.ladder()
     rungs = tuple(outcome.rung(images.targets) for outcome in outcomes.values())
     worst = _worst(outcomes, images)
-    attacks = [rung.counts.expected.share for rung in rungs if rung.name != "clean"]
+    attacks = [out.rung(images.targets).counts.expected.share for out in outcomes.values() if _is_single(out)]
     checks, by_eps = run.checks(outcomes)
     report = Report(
         target=target.name,
@@ -129,6 +123,11 @@ def check_fit(target: Target, images: Images) -> None:
         raise UsageError(f"images: their labels don't fit {target.name}: expected {expected}, got {got}")
 
 
+def _is_single(outcome: Outcome) -> bool:
+    """Whether it is one attack on its own, which neither leaves the images alone nor goes on from others."""
+    return outcome.step.attack is not None and outcome.step.survivors is None
+
+
 class _Run:
     """One target on one set of images."""
 
@@ -137,33 +136,27 @@ class _Run:
         settings.ball.check_reach(target.height, target.width)
         self.target, self.images, self.settings = target, images, settings
         self.draws = settings.budget.draws if target.n_draws > 1 else 1
-        self.rungs = Rungs(target, settings.budget, settings.ball, len(images))
-        pixels = hashlib.sha256(images.pixels.contiguous().numpy()).hexdigest()
-        version = importlib.metadata.version("edge-purify")
         key = (
-            version,
+            importlib.metadata.version("edge-purify"),
             _weights(target),
             target.judge.says,
             target.attacked,
-            pixels,
+            hashlib.sha256(images.pixels.contiguous().numpy()).hexdigest(),
+            images.targets.tolist(),
+            images.labels,
             settings.budget,
             settings.ball,
             settings.seed,
         )
         self.store = Store(settings.work, key)
-
-    def climb(self, step: Step, judge: Judge | None = None, draws: int | None = None) -> Outcome:
-        """One rung, judged by the target's judge under the budget's draws unless others are given."""
-        settings = self.settings
-        return climb(
-            step,
-            self.images,
-            judge or self.target.judge,
-            draws=draws or self.draws,
-            seed=settings.seed,
-            store=self.store,
-            on_progress=settings.on_progress,
+        self.climber = Climber(
+            images, target.judge, self.draws, settings.seed, self.store, settings.on_progress
         )
+        self.samples = self._samples()
+        budget = settings.budget
+        if self.samples is not None:
+            budget = msgspec.structs.replace(budget, samples=self.samples.count)
+        self.rungs = Rungs(target, budget, settings.ball, len(images))
 
     def ladder(self) -> tuple[dict[str, Outcome], list[str]]:
         """Every rung that this target and budget allow, and remarks on the others."""
@@ -173,76 +166,48 @@ class _Run:
             remarks.append(f"draws: {self.draws} instead of {wanted}, there being no more")
         elif different < wanted:
             remarks.append(f"draws: {wanted} an image, of which at most {different} are different")
-        return {step.name: self.climb(step) for step in steps}, remarks
+        if self.samples is not None:
+            remarks.append(
+                f"samples: {self.samples.count} purifier passes a step, whose mean gradient has a cosine of "
+                f"{self.samples.cosine:.3f} to that of {REFERENCE}"
+            )
+        return self.climber.ladder(steps), remarks
 
     def checks(self, outcomes: dict[str, Outcome]) -> tuple[tuple[Check, ...], tuple[AtEps, ...]]:
-        """The masking checks, and the full-gradient attack by eps; nothing without that attack."""
-        budget, ball = self.settings.budget, self.settings.ball
+        """The masking checks, and the margin attack by eps; nothing where no gradient attack is climbed."""
+        budget = self.settings.budget
         count = min(budget.check_images, len(self.images))
-        if not count or "pgd" not in outcomes:
+        if not count or not {"pgd", "pgd-margin"} & outcomes.keys():
             return (), ()
-        attack = partial(self.rungs.gradient_step, images=count)
-        large = Ball(ball.norm, max(LARGE_EPS, ball.eps) if ball.norm == "linf" else LARGE_FACTOR * ball.eps)
-        by_eps = {0.0: outcomes["clean"], ball.eps: outcomes["pgd"]}
-        for other in (*budget.sweep_of(ball), large):
-            by_eps[other.eps] = self.climb(attack(f"pgd eps {other.eps:.4f}", ball=other))
-        evidence = Evidence(
-            pgd=self._share(outcomes["pgd"], count),
-            large_eps=self._share(by_eps[large.eps], count),
-            more_steps=self._share(self.climb(attack("pgd steps x2", steps=2 * budget.steps)), count),
-            more_samples=self._share(self.climb(attack("pgd samples x2", samples=2 * budget.samples)), count),
-            one_draw=self._share(self.climb(self.rungs.one_draw_step(count)), count),
-            others={name: self._share(outcomes[name], count) for name in NO_GRADIENT if name in outcomes},
-            cosine=self._cosine(count),
-            clean_trained=self.target.clean_trained,
-        )
-        curve = [
-            AtEps(eps, wilson(self._share(outcome, count), count)) for eps, outcome in sorted(by_eps.items())
-        ]
-        return weigh(evidence), tuple(curve)
+        controls = Controls(self.climber, self.rungs, count, clean_trained=self.target.clean_trained)
+        return controls.weigh(outcomes)
 
     def baselines(self) -> list[Baseline]:
         """The undefended classifiers; where the ladder attacks, attacked too, and simple fronts beside."""
-        attacked = self.settings.budget.rungs != ("clean",)
-        fronts = baselines.FRONTS if attacked else {"undefended": baselines.undefended}
-        return baselines.measure(
-            self.target.judge,
-            self.target.twin if attacked else None,
-            self.images,
-            fronts=fronts,
-            ball=self.settings.ball,
-            steps=self.settings.budget.steps,
-            step_size=self.settings.budget.step_size_in(self.settings.ball),
-            seed=self.settings.seed,
-            store=self.store,
-            on_progress=self.settings.on_progress,
-        )
+        budget, twin = self.settings.budget, self.target.twin
+        if budget.rungs == ("clean",):
+            return baselines.measure(self.climber, {"undefended": baselines.undefended}, None)
+        attacks = None if twin is None else baselines.Attacks(twin, self.settings.ball, budget.steps)
+        few = replace(self.climber, images=self.images[: budget.few])
+        return baselines.measure(few, baselines.FRONTS, attacks)
 
     def mixture(self, outcomes: dict[str, Outcome]) -> Mixture | None:
         """What randomness adds on the check images; None where there is none, or no attack on it."""
         budget, twin = self.settings.budget, self.target.twin
         count = min(budget.check_images, len(self.images))
-        if twin is None or not count or "pgd" not in outcomes or self.target.n_draws == 1:
+        attack = outcomes.get("pgd-margin", outcomes.get("pgd"))
+        if twin is None or not count or attack is None or self.target.n_draws == 1:
             return None
-        return mixture.measure(
-            twin,
-            outcomes["pgd"].adversarial[:count],
-            self.images.targets[:count],
-            partial(self.climb, draws=1),
-            ball=self.settings.ball,
-            steps=budget.steps,
-            step_size=budget.step_size_in(self.settings.ball),
-            draws=self.draws,
-            seed=self.settings.seed,
-            n_classes=len(self.target.labels),
-        )
+        setting = mixture.Setting(self.settings.ball, budget.steps, self.draws, self.settings.seed)
+        some = replace(self.climber, images=self.images[:count])
+        return mixture.measure(twin, attack.adversarial[:count], some, setting)
 
     def suspicion(self, outcomes: dict[str, Outcome]) -> Suspicion | None:
         """The ROC against blind images, and those that evade purifier and suspicion at once."""
         count = min(self.settings.budget.suspicion_images, len(self.images))
         if self.target.twin is None or "blind" not in outcomes or not count:
             return None
-        evading = self.climb(self.rungs.evade_both_step(count))
+        evading = self.climber.climb(self.rungs.evade_both_step(count))
         attacked = {"blind": outcomes["blind"].adversarial[:count], "evade both": evading.adversarial}
         return suspicion.measure(
             self.target.judge,
@@ -252,14 +217,24 @@ class _Run:
             key=(self.settings.seed, "suspicion"),
         )
 
-    def _cosine(self, count: int) -> float:
-        assert self.target.twin is not None
-        model = BankMean(self.target.twin, n_classes=len(self.target.labels), samples=1)
-        (pixels, labels), *_ = self.images[: min(count, PASSES)].batches(PASSES)
-        return gradient_cosine(model, pixels, labels, keyed_generator(self.settings.seed, "cosine"))
+    def _samples(self) -> Samples | None:
+        """How many passes a gradient takes; None where nothing is attacked by gradients or drawn."""
+        budget, twin, n_classes = self.settings.budget, self.target.twin, len(self.target.labels)
+        if twin is None or budget.rungs == ("clean",) or self.target.n_draws == 1:
+            return None
+        (pixels, labels), *_ = self.images[:IMAGES].batches(IMAGES)
+        return choose_samples(
+            partial(_mean_of, twin, n_classes),
+            pixels,
+            labels,
+            ball=self.settings.ball,
+            most=budget.samples,
+            seed=self.settings.seed,
+        )
 
-    def _share(self, outcome: Outcome, count: int) -> float:
-        return float(chance(outcome.scored[:, :count], self.images.targets[:count]).mean())
+
+def _mean_of(twin: Defence, n_classes: int, samples: int) -> BankMean:
+    return BankMean(twin, n_classes=n_classes, samples=samples)
 
 
 def _worst(outcomes: dict[str, Outcome], images: Images) -> Worst | None:

@@ -14,8 +14,8 @@ Both are measured on the twin, where a member can be held fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,14 +24,12 @@ from trainer.data import keyed_generator
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.gradient import pgd
-from trainer.robustness.attacks.settled import PATIENCE
-from trainer.robustness.defences.judges import Judge, Key
+from trainer.robustness.attacks.losses import margin
+from trainer.robustness.defences.judges import Key
 from trainer.robustness.defences.surrogates import BankMean
-from trainer.robustness.evaluation.ladder import Outcome, Step, keyworded
+from trainer.robustness.evaluation.ladder import Batch, Climber, Step
 from trainer.robustness.evaluation.report import Mixture
 from trainer.robustness.evaluation.statistics import chance, paired, wilson
-
-Climb = Callable[[Step, Judge], Outcome]  #: under one draw
 
 PURIFIERS = 4  # at most, each with every classifier
 BATCH = 256
@@ -59,38 +57,38 @@ class Member:
         return self.bank.defence.classifier.all_logits(images).softmax(-1)
 
 
-def measure(
-    twin: Defence,
-    attacked: Tensor,
-    labels: Tensor,
-    climb: Climb,
-    *,
-    ball: Ball,
-    steps: int,
-    step_size: float | None,
-    draws: int,
-    seed: int,
-    n_classes: int,
-) -> Mixture:
+@dataclass(frozen=True)
+class Setting:
+    """How the mixture and its members are compared.
+
+    Attributes:
+        ball, steps: of the attack on each member, PGD on the margin.
+        draws: of the random inputs, at least, over which the whole bank is averaged.
+        seed: of the draws, and of what the members hold fixed.
+    """
+
+    ball: Ball
+    steps: int
+    draws: int
+    seed: int
+
+
+def measure(twin: Defence, attacked: Tensor, climber: Climber, setting: Setting) -> Mixture:
     """Compare the mixture with up to ``PURIFIERS`` of its purifiers before each of its classifiers.
 
     Args:
         attacked: (N, 3, H, W), the attack on the mixture.
-        labels: (N,).
-        climb: attacks the same images by a step, and has the result judged.
-        ball, steps, step_size: of the attack on the mixture.
-        draws: of the random inputs, at least, over which the whole bank is averaged.
-        seed: of the draws, and of what the members hold fixed.
+        climber: attacks the N images that it was made from, and has the result judged.
     """
+    labels, draws, n_classes = climber.images.targets, setting.draws, len(climber.images.labels)
     bank = BankMean(twin, n_classes=n_classes, samples=min(PURIFIERS, twin.n_purifiers))
-    fixed = [Member(bank, index, seed) for index in range(bank.n_members)]
+    fixed = [Member(bank, index, setting.seed) for index in range(bank.n_members)]
     attacks = [attacked]
     for member in fixed:
-        attack = partial(pgd, member, ball=ball, steps=steps, step_size=step_size, patience=PATIENCE)
-        step = Step(f"member {member.index}", "", keyworded(attack), len(labels), BATCH)
-        attacks.append(climb(step, member).adversarial)
+        step = _on_member(member, setting, len(labels))
+        attacks.append(replace(climber, judge=member, draws=1).climb(step).adversarial)
     whole = BankMean(twin, n_classes=n_classes, samples=max(draws, twin.n_purifiers))
-    mixed = _under_the_strongest(whole, attacks, labels, seed)
+    mixed = _under_the_strongest(whole, attacks, labels, setting.seed)
     alone = torch.stack([_least_chance(member, attacks, labels) for member in fixed]).mean(0)
     return Mixture(
         members=bank.n_members,
@@ -98,6 +96,26 @@ def measure(
         alone=wilson(float(alone.mean()), len(labels)),
         gain=paired(mixed, alone),
     )
+
+
+def _on_member(member: Member, setting: Setting, images: int) -> Step:
+    """The margin attack on one member, which is settled at the first doubtless loss, as nothing is drawn."""
+
+    def attack(given: Batch) -> Tensor:
+        return pgd(
+            member,
+            given.images,
+            given.labels,
+            ball=setting.ball,
+            steps=setting.steps,
+            generator=given.generator,
+            falling=True,
+            keep_best=True,
+            loss=margin,
+            patience=1,
+        )
+
+    return Step(f"member {member.index}", attack, images, BATCH, made=(setting.ball, setting.steps))
 
 
 def _least_chance(member: Member, attacks: Sequence[Tensor], labels: Tensor) -> Tensor:

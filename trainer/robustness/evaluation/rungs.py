@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+
+from torch import Tensor
 
 from trainer.models import Defence
 from trainer.robustness.attacks.arc import arc
 from trainer.robustness.attacks.autoattack import MIN_CLASSES, autoattack
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.gradient import pgd
-from trainer.robustness.attacks.settled import PATIENCE
+from trainer.robustness.attacks.losses import LOSSES
+from trainer.robustness.attacks.settled import patience_for
 from trainer.robustness.attacks.square import square
+from trainer.robustness.attacks.targeted import apgd_targeted
 from trainer.robustness.defences.judges import Judge, TorchJudge
 from trainer.robustness.defences.surrogates import (
     BankMean,
@@ -25,15 +31,39 @@ from trainer.robustness.defences.surrogates import (
     identity_shrinkage,
 )
 from trainer.robustness.defences.targets import Target
-from trainer.robustness.evaluation.budgets import Budget
-from trainer.robustness.evaluation.ladder import Attack, Step, keyworded
+from trainer.robustness.evaluation import wording
+from trainer.robustness.evaluation.budgets import EVERY_SURVIVOR, Budget
+from trainer.robustness.evaluation.ladder import Attack, Batch, Step
 from trainer.robustness.evaluation.suspicion import evade_both
 
-PASSES = 256  # purifier passes that are differentiated at a time: about a gigabyte for the edge models
-CLEAN = "the images as they are"
-ARC_ROUNDS = 20  # the paper's number
+PASSES = 128  # purifier passes that are differentiated at a time: half a gigabyte for the edge models
 QUERY_BATCH = 50
-AUTOATTACK_BATCH = 100
+AUTOATTACK_BATCH = 50
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A gradient attack on the bank's mean.
+
+    Attributes:
+        loss: from ``losses.LOSSES``. Margin takes falling steps and keeps the best iterate; the others take
+            the budget's steps and keep the last one.
+        purify: how the backward pass goes through the purifier.
+        ball: the ladder's where it is None.
+        images: the first so many; all where it is None.
+        steps, samples: the budget's where they are None.
+        key: of its random numbers; the rung's name where it is empty.
+        extends: see ``ladder.Step``.
+    """
+
+    loss: str = "margin"
+    purify: Purify = full_gradient
+    ball: Ball | None = None
+    images: int | None = None
+    steps: int | None = None
+    samples: int | None = None
+    key: str = ""
+    extends: bool = False
 
 
 class Rungs:
@@ -42,89 +72,113 @@ class Rungs:
     def __init__(self, target: Target, budget: Budget, ball: Ball, images: int) -> None:
         self.budget, self.ball, self.images = budget, ball, images
         self.judge, self.twin, self.n_classes = target.judge, target.twin, len(target.labels)
+        self.fp32_twin = target.fp32_twin
         self.few = min(images, budget.few)
 
     def steps(self) -> tuple[list[Step], list[str]]:
         """The rungs that this budget and target allow, and a remark for each that was left out."""
+        few = partial(Climb, loss="cross-entropy", images=self.few, extends=True)
         makers = {
             "clean": self._clean,
             "blind": self._blind,
-            "bpda-shrinkage": partial(self.gradient_step, "bpda-shrinkage", purify=identity_shrinkage),
-            "bpda-purifier": partial(self.gradient_step, "bpda-purifier", purify=identity_purifier),
-            "pgd": self.gradient_step,
+            "transfer": self._transfer,
+            "pgd-margin": partial(self.gradient_step, "pgd-margin", Climb()),
+            "apgd-t": self._targeted,
+            "pgd": partial(self.gradient_step, "pgd", few()),
+            "bpda-shrinkage": partial(self.gradient_step, "bpda-shrinkage", few(purify=identity_shrinkage)),
+            "bpda-purifier": partial(self.gradient_step, "bpda-purifier", few(purify=identity_purifier)),
             "arc": self._arc,
-            "autoattack": self._autoattack,
             "square": self._square,
+            "autoattack": self._autoattack,
         }
-        why_not = {name: self._why_not(name) for name in self.budget.rungs}
+        rungs = [name for name in self.budget.rungs if name != "transfer" or self.fp32_twin is not None]
+        why_not = {name: self._why_not(name) for name in rungs}
         steps = [makers[name]() for name, reason in why_not.items() if reason is None]
         return steps, [f"{name}: left out, {reason}" for name, reason in why_not.items() if reason]
 
-    def gradient_step(
-        self,
-        name: str = "pgd",
-        *,
-        purify: Purify = full_gradient,
-        ball: Ball | None = None,
-        images: int | None = None,
-        steps: int | None = None,
-        samples: int | None = None,
-    ) -> Step:
-        """PGD on the bank's mean, by the budget's settings but for what is given."""
-        steps, samples, ball = steps or self.budget.steps, samples or self.budget.samples, ball or self.ball
-        model = BankMean(self._twin(), n_classes=self.n_classes, samples=samples, purify=purify)
-        mean = f"averaged over {model.samples} purifier passes and all classifiers"
-        stop = f"stopping on an image once {PATIENCE} such means in a row hold no sub-model that is right"
-        says = f"PGD, {steps} steps, each {mean}, {_WAYS[purify]}, {stop}"
-        attack = self._ascent(model, ball, steps, patience=PATIENCE)
-        return Step(name, says, attack, images or self.images, max(1, PASSES // model.samples))
+    def gradient_step(self, name: str, climb: Climb) -> Step:
+        """PGD on the bank's mean."""
+        ball, steps = climb.ball or self.ball, climb.steps or self.budget.steps
+        model, way = self.mean(climb.samples or self.budget.samples, climb.purify), climb.purify.__name__
+        return Step(
+            name,
+            self._ascent(model, climb.loss, ball=ball, steps=steps, patience=patience_for(model.n_members)),
+            climb.images or self.images,
+            max(1, PASSES // self.mean(self.budget.samples).samples),  # and so the same starting points
+            says=wording.gradient(climb.loss, steps, model.samples, way),
+            made=(climb.loss, way, ball, steps, model.samples),
+            key=climb.key or name,
+            extends=climb.extends,
+        )
+
+    def mean(self, samples: int, purify: Purify = full_gradient) -> BankMean:
+        """The twin's mean over ``samples`` purifier passes."""
+        return BankMean(self._twin(), n_classes=self.n_classes, samples=samples, purify=purify)
 
     def one_draw_step(self, images: int) -> Step:
         """PGD on a single purifier and random input that never change: an attacker who forgets to average."""
-        model = Frozen(BankMean(self._twin(), n_classes=self.n_classes, samples=1), seed=0)
-        attack = self._ascent(model, self.ball, self.budget.steps)
-        return Step(
-            "pgd one draw", f"PGD, {self.budget.steps} steps on one fixed draw", attack, images, PASSES
-        )
+        steps = self.budget.steps
+        attack = self._ascent(Frozen(self.mean(1), seed=0), "margin")
+        says, made = wording.one_draw(steps), (self.ball, steps)
+        return Step("one draw", attack, images, PASSES, says=says, made=made, key="pgd-margin")
 
     def evade_both_step(self, images: int) -> Step:
         """The attack on the defence and on suspicion at once."""
-        defended = BankMean(self._twin(), n_classes=self.n_classes, samples=self.budget.samples)
+        steps, defended = self.budget.steps, self.mean(self.budget.samples)
         raw = Raw(self._twin(), n_classes=self.n_classes)
-        attack = keyworded(partial(evade_both, defended, raw, ball=self.ball, steps=self.budget.steps))
-        return Step("evade both", "", attack, images, max(1, PASSES // defended.samples))
+        attack = _on(partial(evade_both, defended, raw, ball=self.ball, steps=steps))
+        batch, made = max(1, PASSES // defended.samples), (self.ball, steps, defended.samples)
+        return Step("evade both", attack, images, batch, made=made)
 
     def _clean(self) -> Step:
-        return Step("clean", CLEAN, None, self.images, PASSES)
+        return Step("clean", None, self.images, PASSES, says=wording.CLEAN)
 
     def _blind(self) -> Step:
-        model = Raw(self._twin(), n_classes=self.n_classes)
+        steps, model = self.budget.steps, Raw(self._twin(), n_classes=self.n_classes)
         # no patience: what has beaten the classifiers goes on to get worse for the purifiers, unseen
-        says = f"PGD, {self.budget.steps} steps on the classifiers alone, then shown to the whole defence"
-        return Step("blind", says, self._ascent(model, self.ball, self.budget.steps), self.images, PASSES)
+        attack = self._ascent(model, "cross-entropy")
+        says, made = wording.blind(steps), (self.ball, steps)
+        return Step("blind", attack, self.images, PASSES, says=says, made=made)
+
+    def _transfer(self) -> Step:
+        assert self.fp32_twin is not None
+        steps = self.budget.steps
+        model = BankMean(self.fp32_twin, n_classes=self.n_classes, samples=self.budget.samples)
+        attack = self._ascent(model, "margin", patience=patience_for(model.n_members))
+        batch, made = max(1, PASSES // model.samples), (self.ball, steps, model.samples)
+        return Step("transfer", attack, self.images, batch, says=wording.transfer(steps), made=made)
+
+    def _targeted(self) -> Step:
+        model, steps = self.mean(self.budget.samples), self.budget.target_steps
+        targets = min(self.budget.targets, self.n_classes - 1)
+        attack = partial(apgd_targeted, model, ball=self.ball, steps=steps, targets=targets)
+        batch, made = max(1, PASSES // model.samples), (targets, steps, model.samples)
+        return self._on_survivors("apgd-t", _from_start(attack), batch, made)
 
     def _arc(self) -> Step:
-        model = BankMean(self._twin(), n_classes=self.n_classes, samples=self._twin().n_purifiers)
-        rounds = min(self.budget.steps, ARC_ROUNDS)
-        says = f"ARC, {rounds} rounds over every pair of purifier and classifier, or until none is right"
-        attack = keyworded(partial(arc, model, ball=self.ball, steps=rounds))
-        return Step("arc", says, attack, self.few, max(1, PASSES // model.samples))
-
-    def _autoattack(self) -> Step:
-        model = BankMean(self._twin(), n_classes=self.n_classes, samples=self.budget.autoattack_samples)
-        says = (
-            f"AutoAttack, standard, on the mean of {model.samples} fixed purifier passes and all classifiers"
-        )
-        batch = max(1, PASSES // model.samples)
-        attack = keyworded(partial(autoattack, model, ball=self.ball, batch=batch))
-        return Step("autoattack", says, attack, self.few, AUTOATTACK_BATCH)
+        model, rounds = self.mean(self._twin().n_purifiers), self.budget.arc_rounds
+        attack = partial(arc, model, ball=self.ball, steps=rounds)
+        return self._on_survivors("arc", _on(attack), max(1, PASSES // model.samples), (rounds,))
 
     def _square(self) -> Step:
         judge: Judge = self.judge if self.twin is None else TorchJudge(self.twin, "twin")
-        model = Queries(judge, draws=self.budget.query_draws, n_classes=self.n_classes)
-        says = f"Square, {self.budget.queries} queries, each the mean of {self.budget.query_draws} draws"
-        search = partial(square, model, ball=self.ball, queries=self.budget.queries, random_model=True)
-        return Step("square", says, keyworded(search), self.few, QUERY_BATCH)
+        draws, queries = self.budget.query_draws, self.budget.queries
+        model = Queries(judge, draws=draws, n_classes=self.n_classes)
+        search = partial(square, model, ball=self.ball, queries=queries, random_model=True)
+        return self._on_survivors("square", _from_start(search), QUERY_BATCH, (queries, draws))
+
+    def _autoattack(self) -> Step:
+        model = self.mean(self.budget.autoattack_samples)
+        attack = partial(autoattack, model, ball=self.ball, batch=max(1, PASSES // model.samples))
+        return self._on_survivors("autoattack", _from_start(attack), AUTOATTACK_BATCH, (model.samples,))
+
+    def _on_survivors(self, name: str, attack: Attack, batch: int, made: tuple[int, ...]) -> Step:
+        """``made`` are the attack's own settings, in the order in which ``wording`` says them."""
+        every = name == "apgd-t" or self.budget.survivors >= self.images
+        survivors = EVERY_SURVIVOR if every else self.budget.survivors
+        says = wording.on_survivors(name, made, None if every else survivors)
+        made_of = (self.ball, *made)
+        return Step(name, attack, self.images, batch, says=says, made=made_of, survivors=survivors)
 
     def _why_not(self, name: str) -> str | None:
         if self.twin is None and name not in ("clean", "square"):
@@ -135,17 +189,46 @@ class Rungs:
             return "the purifier has no shrinkage"
         return None
 
-    def _ascent(self, model: Model, ball: Ball, steps: int, patience: int | None = None) -> Attack:
-        step_size = self.budget.step_size_in(ball) if ball == self.ball else None
-        return keyworded(partial(pgd, model, ball=ball, steps=steps, step_size=step_size, patience=patience))
+    def _ascent(
+        self,
+        model: Model,
+        loss: str,
+        *,
+        ball: Ball | None = None,
+        steps: int | None = None,
+        patience: int | None = None,
+    ) -> Attack:
+        """PGD with the step sizes of its loss; ball and steps are the budget's where they are None."""
+        ball, steps = ball or self.ball, steps or self.budget.steps
+        falling = loss == "margin"
+        step_size = self.budget.step_size_in(ball) if ball == self.ball and not falling else None
+        attack = partial(
+            pgd,
+            model,
+            ball=ball,
+            steps=steps,
+            step_size=step_size,
+            falling=falling,
+            keep_best=falling,
+            loss=LOSSES[loss],
+            patience=patience,
+        )
+        return _on(attack)
 
     def _twin(self) -> Defence:
         assert self.twin is not None
         return self.twin
 
 
-_WAYS = {
-    full_gradient: "true gradient",
-    identity_shrinkage: "gradient past the shrinkage (BPDA)",
-    identity_purifier: "gradient past the purifier (BPDA)",
-}
+def _on(attack: Callable[..., Tensor]) -> Attack:
+    """An attack that takes no notice of other rungs, in the ladder's form."""
+    return lambda given: attack(given.images, given.labels, generator=given.generator)
+
+
+def _from_start(attack: Callable[..., Tensor]) -> Attack:
+    """An attack that goes on from the strongest so far, in the ladder's form."""
+
+    def goes_on(given: Batch) -> Tensor:
+        return attack(given.images, given.labels, generator=given.generator, start=given.start)
+
+    return goes_on

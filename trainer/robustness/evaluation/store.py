@@ -1,26 +1,37 @@
-"""What an evaluation has finished, batch by batch, so that a killed one goes on where it stopped."""
+"""What an evaluation has finished, batch by batch, so that a killed one goes on where it stopped.
+
+The key of a store holds everything that decides an outcome: the caller's key, the code of the attacks, of the
+models, of the runtime's draws and of the reading of data, and the versions of the libraries. Code counts by
+its syntax tree without docstrings, so a reworded comment or docstring discards nothing.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib.metadata
 import io
+import platform
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import sdk
 import trainer
 from sdk.errors import UsageError
 from sdk.files import write_atomically
 
-ATTACKS = ("robustness", "models")  # the trainer's packages whose code decides what an attack finds
+TRAINER = ("robustness/attacks", "robustness/defences", "robustness/evaluation", "models", "data")
+SDK = ("draw.py", "suspicion.py", "preprocess.py", "sources/pictures.py")
+WORDS = ("report.py", "wording.py", "checks.py")  # decide what is said of an outcome, and no outcome
+LIBRARIES = ("torch", "numpy", "onnxruntime", "opencv-python", "pyautoattack", "msgspec")
 DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class Store:
-    """A folder with one file per batch of each rung, under a name that holds everything the outcome depends
-    on, the attacks' own code included.
+    """A folder with one file per batch of each rung, named by everything that the outcome depends on.
 
     Args:
         root: where evaluations are kept.
@@ -36,7 +47,9 @@ class Store:
     def __init__(self, root: Path, key: object) -> None:
         self.root = root
         self.seconds_saved = 0.0
-        self.folder = root / hashlib.sha256(repr((code_digest(), key)).encode()).hexdigest()[:16]
+        self.folder = (
+            root / hashlib.sha256(repr((code_digest(), library_versions(), key)).encode()).hexdigest()[:16]
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -69,16 +82,46 @@ class Store:
 
     def _unwritable(self, error: OSError) -> UsageError:
         return UsageError(
-            f"{self.root}: can't be written: {error.strerror}; finished batches are to be kept there"
+            f"{self.root}: can't be written: {error.strerror}", hint="finished batches are to be kept there"
         )
 
 
 @cache
+def library_versions() -> tuple[str, ...]:
+    """Of Python and of every library that an outcome depends on, where it is installed."""
+    return (platform.python_version(), *(f"{name} {_version(name)}" for name in LIBRARIES))
+
+
+@cache
 def code_digest() -> str:
-    """The sha256 of the attacks' and the models' sources, so that a mended attack is made anew."""
-    root = Path(trainer.__file__).parent
+    """The sha256 of the code that decides what an attack finds, without docstrings and comments."""
     found = hashlib.sha256()
-    for path in (path for package in ATTACKS for path in sorted((root / package).rglob("*.py"))):
-        content = path.read_bytes()
-        found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    for package, parts in ((trainer, TRAINER), (sdk, SDK)):
+        assert package.__file__ is not None
+        root = Path(package.__file__).parent
+        for path in (path for part in parts for path in _modules(root / part)):
+            code = syntax(path.read_text(encoding="utf-8"))
+            found.update(f"{path.relative_to(root.parent).as_posix()} {len(code)}\n{code}".encode())
     return found.hexdigest()
+
+
+def syntax(code: str) -> str:
+    """The syntax tree of a module without its docstrings."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        has_body = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if has_body and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def _modules(place: Path) -> list[Path]:
+    found = sorted(place.rglob("*.py")) if place.is_dir() else [place] * place.is_file()
+    return [path for path in found if path.name not in WORDS]
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdk.suspicion import suspicion as disagreement
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.gradient import pgd
-from trainer.robustness.attacks.losses import cross_entropy
+from trainer.robustness.attacks.losses import margin
 from trainer.robustness.defences.judges import EngineJudge, Key, TorchJudge
 from trainer.robustness.defences.surrogates import Model
 from trainer.robustness.evaluation.report import Roc, Suspicion
@@ -60,8 +60,8 @@ def evade_both(
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """PGD towards one wrong class in the defence's and in the bare classifiers' eyes at once, so that they
-    agree.
+    """PGD on the margin of one wrong class, for the defence and for the bare classifiers at once, so that
+    they agree.
 
     The class is the defence's second guess of the clean image.
     """
@@ -70,10 +70,18 @@ def evade_both(
     target = guesses.scatter(1, labels[:, None], -torch.inf).argmax(1)
 
     def towards(logits: Tensor, labels: Tensor) -> Tensor:
-        return -cross_entropy(logits, target)
+        return -margin(logits, target)
 
     return pgd(
-        _Both(defended, raw), images, labels, ball=ball, steps=steps, generator=generator, loss=towards
+        _Both(defended, raw),
+        images,
+        labels,
+        ball=ball,
+        steps=steps,
+        generator=generator,
+        falling=True,
+        keep_best=True,
+        loss=towards,
     )
 
 
