@@ -90,14 +90,14 @@ def test_a_mildly_masking_robust_network_flatters_nothing(
     The attacks that need no gradient of the purifier climb the same loss, so they show nothing.
     """
     masking = Defence(NoPurifier(), LargeLogits(hardened.classifier, 60)).eval()
-    few, ball = digits[1][:40], Ball("linf", 0.15)
+    few, ball = digits[1][:40], Ball("linf", 0.2)
     ladder = ("clean", "blind", "pgd-margin", "pgd", "bpda-purifier")
     found = evaluate_with(ladder, masking, few, Settings(BUDGET, ball, tmp_path / "masking"))
     plain = evaluate_with(ladder, hardened, few, Settings(BUDGET, ball, tmp_path / "plain"))
     left = {rung.name: rung.counts.expected.share for rung in found.rungs}
-    assert left["pgd"] > left["pgd-margin"] + 0.1
-    assert left["bpda-purifier"] > left["pgd-margin"] + 0.1
-    assert found.worst.counts.expected.share == pytest.approx(plain.worst.counts.expected.share, abs=0.03)
+    assert left["pgd"] > left["pgd-margin"] + 0.05
+    assert left["bpda-purifier"] > left["pgd-margin"] + 0.05
+    assert found.worst.counts.expected.share == pytest.approx(plain.worst.counts.expected.share, abs=0.02)
     flatters = "cross-entropy alone doesn't flatter the figure: margin"
     assert flatters not in {check.name for check in found.failed_checks}
 

@@ -13,7 +13,7 @@ from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.gradient import pgd
 from trainer.robustness.attacks.settled import MARGIN, PATIENCE, Watched
 from trainer.robustness.defences.judges import TorchJudge
-from trainer.robustness.defences.surrogates import BankMean
+from trainer.robustness.defences.surrogates import BankMean, log_mean
 from trainer.robustness.evaluation.statistics import chance
 
 BALL = Ball("linf", 0.2)
@@ -23,6 +23,7 @@ class Given:
     """Three sub-models whose log-probabilities are given, and do not depend on the images."""
 
     n_classes = 2
+    mean = staticmethod(log_mean)
 
     def __init__(self, members: list[list[list[float]]]) -> None:
         self.given = torch.tensor(members)

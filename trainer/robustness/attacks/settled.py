@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer.robustness.attacks.losses import margin
-from trainer.robustness.defences.surrogates import log_mean
+from trainer.robustness.defences.surrogates import Mean
 
 PATIENCE = 3  # samples in a row, at least
 SUB_MODELS = 24  # in a row, at least
@@ -37,6 +37,7 @@ class Members(Protocol):
     """A model that is the mean of sub-models."""
 
     n_classes: int
+    mean: Mean
 
     def members(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Log-probabilities of every sub-model, (M, B, C)."""
@@ -59,4 +60,4 @@ class Watched:
         with torch.no_grad():
             ahead = margin(members.flatten(0, 1), self.labels.repeat(len(members)))
             self.lost = (ahead.view(len(members), -1) > MARGIN).all(0)
-        return log_mean(members)
+        return self.model.mean(members)

@@ -1,8 +1,12 @@
 """What an attacker differentiates or queries in place of the defence.
 
-The defence is random, so the attacker works on its mean: the log of the probabilities averaged over the bank.
-The classifiers are averaged exactly; the purifiers too, wherever there are at most as many as ``samples``,
-each under random inputs of its own.
+The defence is random, so the attacker works on its mean over the bank. The classifiers are averaged exactly;
+the purifiers too, wherever there are at most as many as ``samples``, each under random inputs of its own.
+
+There are two means of sub-models. ``log_mean`` averages probabilities, which is the expectation itself; but a
+sub-model that is sure of its answer adds no gradient to it, though it may be near its boundary. ``mean_log``
+averages log-probabilities, so every sub-model adds the gradient of its own margin; margin and targeted losses
+take it.
 
 Purifying can hide gradients, so the backward pass may take a way around (BPDA, Athalye et al., ICML 2018):
 the forward pass is always the defence itself.
@@ -25,6 +29,7 @@ from trainer.robustness.defences.judges import Judge
 from trainer.robustness.defences.quantized import EnginePurifier
 
 Purify = Callable[[Defence, Tensor, Draw], Tensor]
+Mean = Callable[[Tensor], Tensor]  #: log-probabilities of sub-models, (M, B, C), to the model's, (B, C)
 
 
 class Model(Protocol):
@@ -59,8 +64,18 @@ def has_shrinkage(defence: Defence) -> bool:
     return isinstance(purifier, SparseEncodingPurifier) and purifier.threshold is not None
 
 
+def log_mean(log_probabilities: Tensor) -> Tensor:
+    """The log of the mean probabilities over the first axis."""
+    return log_probabilities.logsumexp(0) - math.log(len(log_probabilities))
+
+
+def mean_log(log_probabilities: Tensor) -> Tensor:
+    """The mean log-probabilities over the first axis."""
+    return log_probabilities.mean(0)
+
+
 class BankMean:
-    """The log of the defence's mean probabilities.
+    """The defence's mean over its sub-models.
 
     A call's draws are the same for all images of the batch, so that under one seed the model is a function of
     each image.
@@ -71,19 +86,27 @@ class BankMean:
         samples: purifier passes that a call averages over, rounded up to a multiple of the bank's size K;
             fewer than K take a random part of the bank.
         purify: how the backward pass goes through the purifier.
+        mean: of the sub-models.
     """
 
     def __init__(
-        self, defence: Defence, *, n_classes: int, samples: int, purify: Purify = full_gradient
+        self,
+        defence: Defence,
+        *,
+        n_classes: int,
+        samples: int,
+        purify: Purify = full_gradient,
+        mean: Mean = log_mean,
     ) -> None:
         size = defence.n_purifiers
         self.defence = defence
+        self.mean = mean
         self.purify = purify
         self.samples = samples if samples < size else size * math.ceil(samples / size)
         self.n_classes = n_classes
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return log_mean(self.members(images, generator))
+        return self.mean(self.members(images, generator))
 
     @property
     def n_members(self) -> int:
@@ -91,7 +114,7 @@ class BankMean:
         return self.samples * self.defence.n_classifiers
 
     def members(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Log-probabilities of the sub-models, whose mean is the model, (M, B, C)."""
+        """Log-probabilities of the sub-models, (M, B, C)."""
         rows = torch.arange(self.samples).repeat_interleave(len(images))
         logits = self._logits(
             images.repeat(self.samples, 1, 1, 1), self.sample(generator)[rows]
@@ -128,20 +151,26 @@ class Frozen:
 
 
 class Raw:
-    """The classifiers without the purifier, behind a fixed front: the log of their mean probabilities.
+    """The mean of the classifiers without the purifier, behind a fixed front.
 
     ``front`` maps images to images and passes gradients on in whatever way it chooses.
     """
 
     def __init__(
-        self, defence: Defence, *, n_classes: int, front: Callable[[Tensor], Tensor] = lambda images: images
+        self,
+        defence: Defence,
+        *,
+        n_classes: int,
+        front: Callable[[Tensor], Tensor] = lambda images: images,
+        mean: Mean = log_mean,
     ) -> None:
+        self.mean = mean
         self.classifier = defence.classifier
         self.front = front
         self.n_classes = n_classes
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return log_mean(self.members(images, generator))
+        return self.mean(self.members(images, generator))
 
     def members(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Log-probabilities of each classifier, (J, B, C)."""
@@ -160,11 +189,6 @@ class Queries:
         key = int(torch.randint(2**62, (), generator=generator))
         probabilities = self.judge.probabilities(images, draws=self.draws, key=("query", key))
         return probabilities.mean(0).clamp(min=1e-12).log()
-
-
-def log_mean(log_probabilities: Tensor) -> Tensor:
-    """The log of the mean over the first axis."""
-    return log_probabilities.logsumexp(0) - math.log(len(log_probabilities))
 
 
 def straight_through(value: Tensor, gradient_of: Tensor) -> Tensor:

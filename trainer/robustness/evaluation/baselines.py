@@ -19,7 +19,7 @@ from trainer.robustness.attacks.gradient import pgd
 from trainer.robustness.attacks.losses import margin
 from trainer.robustness.attacks.settled import patience_for
 from trainer.robustness.defences.judges import Judge, Key
-from trainer.robustness.defences.surrogates import Raw, straight_through
+from trainer.robustness.defences.surrogates import Raw, mean_log, straight_through
 from trainer.robustness.evaluation.ladder import Attack, Climber, Step
 from trainer.robustness.evaluation.report import Baseline
 
@@ -106,7 +106,7 @@ def _adaptive(attacks: Attacks, front: Front, *, n_classes: int) -> Attack:
     def passed(images: Tensor) -> Tensor:
         return straight_through(front(images.detach()), images)
 
-    model = Raw(attacks.twin, n_classes=n_classes, front=passed)
+    model = Raw(attacks.twin, n_classes=n_classes, front=passed, mean=mean_log)
     patience = patience_for(attacks.twin.n_classifiers)
     return lambda given: pgd(
         model,

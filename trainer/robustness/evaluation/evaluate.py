@@ -16,7 +16,7 @@ from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.eot import IMAGES, REFERENCE, Samples, choose_samples
-from trainer.robustness.defences.surrogates import BankMean
+from trainer.robustness.defences.surrogates import BankMean, mean_log
 from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation import baselines, mixture, suspicion
 from trainer.robustness.evaluation.budgets import Budget
@@ -234,7 +234,7 @@ class _Run:
 
 
 def _mean_of(twin: Defence, n_classes: int, samples: int) -> BankMean:
-    return BankMean(twin, n_classes=n_classes, samples=samples)
+    return BankMean(twin, n_classes=n_classes, samples=samples, mean=mean_log)
 
 
 def _worst(outcomes: dict[str, Outcome], images: Images) -> Worst | None:

@@ -42,6 +42,7 @@ class Member:
 
     def __init__(self, bank: BankMean, index: int, seed: int) -> None:
         self.bank, self.index, self.seed, self.n_classes = bank, index, seed, bank.n_classes
+        self.mean = bank.mean
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.bank.member(self.index, images, torch.Generator().manual_seed(self.seed))

@@ -21,6 +21,7 @@ from trainer.robustness.defences.judges import Judge, TorchJudge
 from trainer.robustness.defences.surrogates import (
     BankMean,
     Frozen,
+    Mean,
     Model,
     Purify,
     Queries,
@@ -29,6 +30,8 @@ from trainer.robustness.defences.surrogates import (
     has_shrinkage,
     identity_purifier,
     identity_shrinkage,
+    log_mean,
+    mean_log,
 )
 from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation import wording
@@ -66,6 +69,9 @@ class Climb:
     extends: bool = False
 
 
+_MEANS = {"margin": mean_log, "cross-entropy": log_mean, "dlr": mean_log}  # by loss; see ``surrogates``
+
+
 class Rungs:
     """The steps of a ladder on ``images`` images of one target."""
 
@@ -99,7 +105,8 @@ class Rungs:
     def gradient_step(self, name: str, climb: Climb) -> Step:
         """PGD on the bank's mean."""
         ball, steps = climb.ball or self.ball, climb.steps or self.budget.steps
-        model, way = self.mean(climb.samples or self.budget.samples, climb.purify), climb.purify.__name__
+        samples, way = climb.samples or self.budget.samples, climb.purify.__name__
+        model = self.mean(samples, climb.purify, _MEANS[climb.loss])
         return Step(
             name,
             self._ascent(model, climb.loss, ball=ball, steps=steps, patience=patience_for(model.n_members)),
@@ -111,21 +118,21 @@ class Rungs:
             extends=climb.extends,
         )
 
-    def mean(self, samples: int, purify: Purify = full_gradient) -> BankMean:
+    def mean(self, samples: int, purify: Purify = full_gradient, mean: Mean = log_mean) -> BankMean:
         """The twin's mean over ``samples`` purifier passes."""
-        return BankMean(self._twin(), n_classes=self.n_classes, samples=samples, purify=purify)
+        return BankMean(self._twin(), n_classes=self.n_classes, samples=samples, purify=purify, mean=mean)
 
     def one_draw_step(self, images: int) -> Step:
         """PGD on a single purifier and random input that never change: an attacker who forgets to average."""
         steps = self.budget.steps
-        attack = self._ascent(Frozen(self.mean(1), seed=0), "margin")
+        attack = self._ascent(Frozen(self.mean(1, mean=mean_log), seed=0), "margin")
         says, made = wording.one_draw(steps), (self.ball, steps)
         return Step("one draw", attack, images, PASSES, says=says, made=made, key="pgd-margin")
 
     def evade_both_step(self, images: int) -> Step:
         """The attack on the defence and on suspicion at once."""
-        steps, defended = self.budget.steps, self.mean(self.budget.samples)
-        raw = Raw(self._twin(), n_classes=self.n_classes)
+        steps, defended = self.budget.steps, self.mean(self.budget.samples, mean=mean_log)
+        raw = Raw(self._twin(), n_classes=self.n_classes, mean=mean_log)
         attack = _on(partial(evade_both, defended, raw, ball=self.ball, steps=steps))
         batch, made = max(1, PASSES // defended.samples), (self.ball, steps, defended.samples)
         return Step("evade both", attack, images, batch, made=made)
@@ -143,13 +150,14 @@ class Rungs:
     def _transfer(self) -> Step:
         assert self.fp32_twin is not None
         steps = self.budget.steps
-        model = BankMean(self.fp32_twin, n_classes=self.n_classes, samples=self.budget.samples)
+        samples, n_classes = self.budget.samples, self.n_classes
+        model = BankMean(self.fp32_twin, n_classes=n_classes, samples=samples, mean=mean_log)
         attack = self._ascent(model, "margin", patience=patience_for(model.n_members))
         batch, made = max(1, PASSES // model.samples), (self.ball, steps, model.samples)
         return Step("transfer", attack, self.images, batch, says=wording.transfer(steps), made=made)
 
     def _targeted(self) -> Step:
-        model, steps = self.mean(self.budget.samples), self.budget.target_steps
+        model, steps = self.mean(self.budget.samples, mean=mean_log), self.budget.target_steps
         targets = min(self.budget.targets, self.n_classes - 1)
         attack = partial(apgd_targeted, model, ball=self.ball, steps=steps, targets=targets)
         batch, made = max(1, PASSES // model.samples), (targets, steps, model.samples)
@@ -168,7 +176,7 @@ class Rungs:
         return self._on_survivors("square", _from_start(search), QUERY_BATCH, (queries, draws))
 
     def _autoattack(self) -> Step:
-        model = self.mean(self.budget.autoattack_samples)
+        model = self.mean(self.budget.autoattack_samples, mean=mean_log)
         attack = partial(autoattack, model, ball=self.ball, batch=max(1, PASSES // model.samples))
         return self._on_survivors("autoattack", _from_start(attack), AUTOATTACK_BATCH, (model.samples,))
 
