@@ -270,7 +270,7 @@ def evaluate(
     """
     import torch
 
-    from trainer.cli import evaluate as command
+    from trainer.cli.evaluate import Outputs, Request, check_gate, hold_gate, run
     from trainer.robustness.results.markdown import render
 
     if threads:
@@ -278,13 +278,13 @@ def evaluate(
     with bars() as on_progress:
         if data is None:
             raise UsageError("--data: missing; name the folder with the data set")
-        request = command.Request(target=target, data=data, **options)
+        request = Request(target=target, data=data, **options)
         if gate is not None:
-            command.check_gate(given())
-            text = "\n".join(map(str, command.hold_gate(request, gate, on_progress, json=json_path)))
+            check_gate(given())
+            text = "\n".join(map(str, hold_gate(request, gate, on_progress, json=json_path)))
         else:
-            outputs = command.Outputs(json_path, report, record, into_bundle)
-            text = render(command.run(request, outputs, on_progress))
+            outputs = Outputs(json_path, report, record, into_bundle)
+            text = render(run(request, outputs, on_progress))
     echo(text)
 
 

@@ -97,7 +97,7 @@ def test_a_mildly_masking_robust_network_flatters_nothing(
     left = {rung.name: rung.counts.expected.share for rung in found.rungs}
     assert left["pgd"] > left["pgd-margin"] + 0.05
     assert left["bpda-purifier"] > left["pgd-margin"] + 0.05
-    assert found.worst.counts.expected.share == pytest.approx(plain.worst.counts.expected.share, abs=0.02)
+    assert found.worst.counts.expected.share == pytest.approx(plain.worst.counts.expected.share, abs=0.05)
     flatters = "cross-entropy alone doesn't flatter the figure: margin"
     assert flatters not in {check.name for check in found.failed_checks}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -17,7 +19,6 @@ from export.bundle.write import write_bundle
 from sdk.errors import UsageError
 from trainer import config as configs
 from trainer.checkpoint import Loaded, finish
-from trainer.cli import evaluate as command
 from trainer.cli import main
 from trainer.cli.evaluate import parse_eps
 from trainer.data import CIFAR10_LABELS
@@ -228,7 +229,7 @@ def test_eps_is_customary_in_its_norm(
         made.append(settings.ball)
         raise UsageError("stopped")
 
-    monkeypatch.setattr(command, "evaluate", stop)
+    monkeypatch.setattr("trainer.cli.evaluate.evaluate", stop)
     run(bundle, "--data", data, "--images", 2, "--norm", norm, "--work", tmp_path)
     assert made == [Ball(norm, eps)]
 
@@ -265,3 +266,20 @@ def test_eps_as_number_or_fraction(text: str, eps: float) -> None:
 def test_eps_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a number such as"):
         parse_eps(text)
+
+
+def test_the_command_starts_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Its module and the command have one name in ``trainer.cli``, so an import may find the other one."""
+    command = [
+        sys.executable,
+        "-m",
+        "trainer.cli",
+        "evaluate",
+        str(tmp_path / "none"),
+        "--data",
+        str(tmp_path),
+    ]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.startswith("edge-train: error: ")
+    assert "no such file or folder; give a bundle's folder" in found.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from trainer.data import keyed_generator
 from trainer.robustness.attacks.ball import Ball
@@ -51,7 +51,7 @@ class Controls:
             others={name: self._share(outcomes[name]) for name in NO_GRADIENT if name in outcomes},
             cosine=self._cosine(),
             clean_trained=self.clean_trained,
-            losses=self._losses(found),
+            losses=self._losses(found, of_ladder=outcomes.keys()),
             late=self._late(outcomes),
         )
         curve = [
@@ -74,7 +74,7 @@ class Controls:
         climb = Climb(ball=ball, images=self.count, steps=steps, samples=samples, key="pgd-margin")
         return self.climber.climb(self.rungs.gradient_step(name, climb))
 
-    def _losses(self, outcomes: Mapping[str, Outcome]) -> dict[str, Loss]:
+    def _losses(self, outcomes: Mapping[str, Outcome], *, of_ladder: Collection[str]) -> dict[str, Loss]:
         """The margin attack and APGD-T against cross-entropy, on the images that all are about."""
         names = {"margin": "pgd-margin", "apgd-t": "apgd-t"}
         cross_entropy, found = outcomes["pgd"], {}
@@ -82,7 +82,7 @@ class Controls:
             if rung in outcomes:
                 other = outcomes[rung]
                 count = min(len(cross_entropy), len(other))
-                is_counted = len(other) == len(self.climber.images)
+                is_counted = rung in of_ladder and len(other) == len(self.climber.images)
                 left = self._share(cross_entropy, count), self._share(other, count)
                 found[loss] = Loss(*left, is_counted)
         return found
