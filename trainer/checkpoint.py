@@ -94,11 +94,27 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_defence(path: Path) -> Loaded:
-    """The averaged weights of a checkpoint, finished for use; see ``Loaded``."""
+def load_defence(path: Path, *, trust_code: bool = False, known_factory: str | None = None) -> Loaded:
+    """The averaged weights of a checkpoint, finished for use; see ``Loaded``.
+
+    Args:
+        path: the checkpoint's file.
+        trust_code: let a classifier of one's own be imported from where the checkpoint says.
+        known_factory: the one place that it may be imported from anyway, since the caller's own config names
+            it.
+
+    Raises:
+        CheckpointError: it can't be read, or names code to import.
+    """
     state = load(path)
     try:
         config = configs.from_dict(state["config"], where=f"checkpoint {path}")
+        factory = config.model.classifier.factory
+        if factory is not None and not trust_code and factory != known_factory:
+            raise CheckpointError(
+                f"checkpoint {path}: its classifier is {factory!r}, code that reading it would run",
+                hint="if you trust where the checkpoint comes from, give --trust-code",
+            )
         defence = build(config.model, seed=config.seed)
         defence.load_state_dict(state["averaged"])
     except UsageError as error:

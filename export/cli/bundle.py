@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 )
 @click.option("--output", metavar="NAME", help="The value that holds its scores, if it has several outputs.")
 @click.option("--image-size", metavar="H,W", help="Its image's size, where the file leaves that open.")
+@click.option("--trust-code", is_flag=True, help="Import the classifier code that CHECKPOINT names.")
 @options.images_option
 @options.report_option
 @options.json_option
@@ -70,6 +71,7 @@ def bundle_command(
     accuracy_images: int,
     attacked: Path | None,
     classifier_onnx: Path | None,
+    trust_code: bool,
     images: int,
     report: Path | None,
     as_json: bool,
@@ -96,7 +98,7 @@ def bundle_command(
         raise UsageError(f"{idle[0]}: it describes the classifier of --classifier-onnx; give that too")
     if report is not None:
         check_report(report, replaces=out)
-    loaded = _load(checkpoint, classifier_onnx)
+    loaded = _load(checkpoint, classifier_onnx, trust_code=trust_code)
     foreign = _foreign(classifier_onnx, loaded, conventions)
     n_engines = loaded.defence.n_purifiers + (1 if foreign else loaded.defence.n_classifiers)
     with progress(n_engines + 1 + lowering.steps(n_engines)) as on_step:
@@ -116,11 +118,11 @@ def bundle_command(
     show(Bundle.open(out), outcome, as_json)
 
 
-def _load(checkpoint: Path, classifier_onnx: Path | None) -> Loaded:
+def _load(checkpoint: Path, classifier_onnx: Path | None, *, trust_code: bool) -> Loaded:
     from trainer.checkpoint import Loaded, load_defence
 
     if not checkpoint.is_dir():
-        return load_defence(checkpoint)
+        return load_defence(checkpoint, trust_code=trust_code)
     if classifier_onnx is None:
         raise UsageError(
             f"CHECKPOINT {checkpoint}: it is a folder; give a checkpoint's file, "
@@ -130,7 +132,7 @@ def _load(checkpoint: Path, classifier_onnx: Path | None) -> Loaded:
     from trainer.models.twin import read_twin
 
     bundle = Bundle.open(checkpoint)
-    defence, manifest = read_twin(bundle), bundle.manifest
+    defence, manifest = read_twin(bundle, trust_code=trust_code), bundle.manifest
     assert manifest.twin is not None  # read_twin refuses a bundle without one
     config = {"name": manifest.name, "model": manifest.twin.config}
     kept = {key: value for key, value in manifest.provenance.items() if key not in ("export", "precisions")}

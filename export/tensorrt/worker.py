@@ -17,6 +17,7 @@ from typing import Literal
 
 from export.tensorrt.build import BuildError, OnPhase, Options, build_plan, unwritable
 from sdk.files import write_atomically
+from sdk.host.children import safe_spawn
 
 Kind = Literal["phase", "notice", "refused", "failed", "done", "gone"]
 REASON_CHARS = 300  # of an error that nobody foresaw
@@ -50,7 +51,8 @@ def build_apart(job: Job, where: str, on_phase: OnPhase) -> None:
     spawn = multiprocessing.get_context("spawn")  # a fork would take CUDA and open locks along
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_work, args=(job, sender, os.getpid()), daemon=True)
-    process.start()
+    with safe_spawn():
+        process.start()
     sender.close()
     kind: Kind = "phase"
     text = ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from types import TracebackType
 from typing import NoReturn
 
 from sdk.errors import BackendError
+from sdk.host.children import python_module
 
 
 class NotMeasured(Exception):
@@ -20,14 +20,14 @@ class Child:
     """A Python program in another process, spoken to line by line; a context manager that ends it.
 
     Args:
-        arguments: what follows ``python`` on the command line.
+        arguments: a module's name, and what follows it on the command line.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - __exit__ closes it; a pipe unread would block
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            python_module(*arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -64,7 +64,7 @@ class Child:
         code = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().strip().splitlines() or ["it said nothing"]
-        raise BackendError(f"python {' '.join(self._arguments)} ended with {code}: {said[-1]}")
+        raise BackendError(f"python -m {' '.join(self._arguments)} ended with {code}: {said[-1]}")
 
     def __enter__(self) -> Child:
         return self

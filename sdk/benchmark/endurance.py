@@ -122,7 +122,7 @@ def _arguments(what: str, subject: Subject, purifiers: int, frames: int) -> list
     """The command line of ``sdk.benchmark.__main__``."""
     numbers = (*subject.frame_size, purifiers, frames)
     precision = subject.backend.precision
-    return ["-m", "sdk.benchmark", what, str(subject.bundle.folder), precision, *map(str, numbers)]
+    return ["sdk.benchmark", what, str(subject.bundle.folder), precision, *map(str, numbers)]
 
 
 def _require_statm() -> None:

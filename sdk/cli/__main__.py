@@ -1,5 +1,9 @@
 """Run as ``python -m sdk.cli``."""
 
-from sdk.cli import main
+from sdk.host.children import forget_working_directory
+
+forget_working_directory()  # before anything else is imported
+
+from sdk.cli import main  # noqa: E402
 
 main()

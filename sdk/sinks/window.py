@@ -10,6 +10,7 @@ from contextlib import suppress
 import cv2
 
 from sdk.errors import SinkError
+from sdk.host.children import python_code
 from sdk.result import Result
 from sdk.sinks.annotate import annotate
 from sdk.sinks.base import Sink
@@ -70,7 +71,7 @@ class Window(Sink):
 
 def _require_display() -> None:
     """Try a window in another process: where DISPLAY names a display that is gone, Qt ends the process."""
-    trial = [sys.executable, "-c", "import cv2; cv2.namedWindow('trial'); cv2.destroyAllWindows()"]
+    trial = python_code("import cv2; cv2.namedWindow('trial'); cv2.destroyAllWindows()")
     try:
         done = subprocess.run(trial, capture_output=True, timeout=_TRIAL_S, check=False)
     except subprocess.TimeoutExpired:

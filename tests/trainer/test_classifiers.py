@@ -130,16 +130,20 @@ def test_a_module_of_ones_own_is_taken_by_import_path() -> None:
     assert defence(torch.rand(4, 3, 32, 32), draw).shape == (4, 10)
 
 
-def test_a_module_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by ``python -m``; a console script's path leaves that directory out."""
+def test_a_module_in_the_working_directory_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in a folder of pictures or downloads is no code of ours, whatever its name."""
     source = Path(__file__).with_name("foreign_classifiers.py").read_text()
     (tmp_path / "classifiers_lying_here.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    before = list(sys.path)
+    with pytest.raises(UsageError, match=r"raised ModuleNotFoundError.*a folder of PYTHONPATH"):
+        build(own("classifiers_lying_here:Pooled"))
+    assert "classifiers_lying_here" not in sys.modules
+    monkeypatch.syspath_prepend(str(tmp_path))  # as by PYTHONPATH: the user's own word
     defence = build(own("classifiers_lying_here:Pooled"))
     assert type(defence.classifier.members[0]).__name__ == "Pooled"
-    assert sys.path == before
     sys.modules.pop("classifiers_lying_here")
 
 

@@ -162,7 +162,7 @@ def _train(task: Task, tell: Tell, heartbeat: Callable[[], None]) -> Path:
 
 def _evaluate(task: Task, best: Path, heartbeat: Callable[[], None]) -> dict[str, ladder.Outcome]:
     """The rungs, climbed, by name."""
-    with open_target(best) as target:
+    with open_target(best, trust_code=True) as target:
         images = first_test_images(task.variant, task.data, task.images)
         check_fit(target, images)
         assert target.twin is not None  # a checkpoint is its own

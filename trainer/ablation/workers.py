@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 
 from sdk.errors import EdgePurifyError
+from sdk.host.children import safe_spawn
 from trainer.ablation.report import figures
 from trainer.ablation.single import Task, Tell, carry_out
 
@@ -55,7 +56,8 @@ class _Crew:
             task = self.waiting.popleft()
             ours, theirs = self.context.Pipe(duplex=False)
             process = self.context.Process(target=_work, args=(task, theirs), daemon=True)
-            process.start()
+            with safe_spawn():
+                process.start()
             theirs.close()  # so that the process's end is the pipe's end
             self.at_work[ours] = task, process
         return bool(self.at_work)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ import msgspec
 import torch
 
 from sdk.errors import EdgePurifyError
+from sdk.host.children import python_module
 from sdk.host.cpus import available_cpus
 from trainer.benchmark import Report, Side, Variant, images_per_s, interleave, loop, rate_ratio, silent
 from trainer.config import Config
@@ -128,10 +128,11 @@ def _name(precision: str, channels_last: bool, compiled: bool) -> str:
 
 def _rate(arguments: Sequence[str], n_processes: int, threads: int, seconds: float) -> float:
     """The loop's images/s in ``n_processes``, all together."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    program = [f"--nproc-per-node={n_processes}", "-m", "trainer.cli", "benchmark", *arguments]
+    measure = ["--threads", str(threads), "--seconds", str(seconds), "--json"]
+    program = python_module("trainer.cli", "benchmark", *arguments, *measure)
+    torchrun = ["--standalone", f"--nproc-per-node={n_processes}", "--no-python", *program]
     done = subprocess.run(
-        [*torchrun, *program, "--threads", str(threads), "--seconds", str(seconds), "--json"],
+        python_module("torch.distributed.run", *torchrun),
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,

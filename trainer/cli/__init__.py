@@ -160,7 +160,8 @@ def data(name: str, to: Path, url: str | None) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write, .npz.")
 @click.option("--eps", default="8/255", show_default=True, help="Size of the perturbation; white is 1.")
 @click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Of PGD.")
-def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int) -> None:
+@click.option("--trust-code", is_flag=True, help="Import the classifier code that CHECKPOINT names.")
+def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int, trust_code: bool) -> None:
     """Attack every training image once, through CHECKPOINT's classifier alone, and keep the perturbations.
 
     MAEP trains on them: its config names the file as recipe.bank.
@@ -171,7 +172,7 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int) -> None:
     from trainer.data.attack_bank import check_writable, make
 
     check_writable(out)  # before the work
-    loaded = load_defence(checkpoint)
+    loaded = load_defence(checkpoint, trust_code=trust_code)
     name = loaded.config["data"]["name"]
     images = open_dataset(name, data, "train", image_size=loaded.image_size)
     if not isinstance(images, Images):
@@ -252,6 +253,7 @@ def ablate(config: Path, out: Path, seeds: int, report: Path | None, **options: 
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/evaluate"), show_default=True,
               help="Where finished batches are kept, so that a killed evaluation goes on.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the attacks; all by default.")
+@click.option("--trust-code", is_flag=True, help="Import the classifier code that a checkpoint names.")
 def evaluate(
     target: Path,
     data: Path | None,

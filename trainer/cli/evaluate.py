@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -49,6 +49,10 @@ class Request:
     backend: str
     precision: str
     work: Path
+    trust_code: bool = False
+
+    def open(self, path: Path, precision: str) -> AbstractContextManager[Target]:
+        return open_target(path, backend=self.backend, precision=precision, trust_code=self.trust_code)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
     if request.draws is not None:
         budget = msgspec.structs.replace(budget, draws=request.draws)
     settings = Settings(budget, ball, request.work, request.seed, on_progress)
-    with open_target(request.target, backend=request.backend, precision=request.precision) as target:
+    with request.open(request.target, request.precision) as target:
         if request.draws is not None and request.draws > target.n_draws:
             raise UsageError(f"--draws {request.draws}: {target.name} has {target.n_draws} different draws")
         for option, is_wanted in (("--into-bundle", outputs.into_bundle), ("--record", outputs.record == "")):
@@ -108,7 +112,7 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
             found = evaluate(target, images, settings)
         else:
             precision = _precision_for(request.against, request.precision)
-            with open_target(request.against, backend=request.backend, precision=precision) as other:
+            with request.open(request.against, precision) as other:
                 found = evaluate(target, images, settings, against=other)
         _write(found, target, images, settings, outputs)
     return found.report
@@ -137,7 +141,7 @@ def hold_gate(
         GateError: a rung lost more than a point.
         EdgePurifyError: whatever is wrong with the record, the target or the data.
     """
-    with open_target(request.target, backend=request.backend, precision=request.precision) as target:
+    with request.open(request.target, request.precision) as target:
         where = Path(path) if path else _own_record(target)
         stored = record.read(where)
         dataset, _ = _open_data(request, target)

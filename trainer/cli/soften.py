@@ -14,7 +14,8 @@ from trainer.cli.console import bars
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with the data set.")
 @click.option("--share", type=click.FloatRange(0, 1), required=True, help="Weight of CHECKPOINT's answer.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write, .npz.")
-def soften(checkpoint: Path, data: Path, share: float, out: Path) -> None:
+@click.option("--trust-code", is_flag=True, help="Import the classifier code that CHECKPOINT names.")
+def soften(checkpoint: Path, data: Path, share: float, out: Path, trust_code: bool) -> None:
     """Mix CHECKPOINT's class probabilities for its own training images with their labels.
 
     A config trains on them by recipe.soft_targets. They belong to the data set and the split that CHECKPOINT
@@ -25,7 +26,7 @@ def soften(checkpoint: Path, data: Path, share: float, out: Path) -> None:
     from trainer.data.soft_targets import check_writable, make
 
     check_writable(out)  # before the work
-    loaded = load_defence(checkpoint)
+    loaded = load_defence(checkpoint, trust_code=trust_code)
     section = loaded.config["data"]
     images = open_dataset(section["name"], data, "train", image_size=loaded.image_size)
     training, _ = split_validation(images, section["validation"])

@@ -88,7 +88,12 @@ class Run:
 
     def begin(self) -> None:
         """At the weights of the checkpoints that the config starts from."""
-        self.ancestors = begin(self.defence, self.config.start, seed=self.config.seed)
+        self.ancestors = begin(
+            self.defence,
+            self.config.start,
+            seed=self.config.seed,
+            known_factory=self.config.model.classifier.factory,
+        )
         if self.soft_targets is not None:
             self.ancestors |= self.soft_targets.ancestor
 

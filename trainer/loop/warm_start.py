@@ -19,13 +19,16 @@ from trainer.models import Defence, adapters
 from trainer.models.twin import read_twin
 
 
-def begin(defence: Defence, start: Start, *, seed: int = 0) -> dict[str, Any]:
+def begin(
+    defence: Defence, start: Start, *, seed: int = 0, known_factory: str | None = None
+) -> dict[str, Any]:
     """Copy the weights that ``start`` names into ``defence``: a checkpoint's average, or a bundle's twin.
 
     A source's adapters are merged if ``defence`` has none; adapters that it adds keep their initial weights.
 
     Args:
         seed: of the noise on widened weights.
+        known_factory: the classifier's code that the config names, hence that a source may name too.
 
     Returns:
         The provenance of each source, by the name of its run or bundle.
@@ -40,7 +43,7 @@ def begin(defence: Defence, start: Start, *, seed: int = 0) -> dict[str, Any]:
         given = getattr(start, key)
         if given is None:
             continue
-        source, where = _open(Path(given)), f"start.{key} {given}"
+        source, where = _open(Path(given), known_factory), f"start.{key} {given}"
         ancestors[source.name] = source.provenance
         if key == "purifier":
             if not adapters.present(defence.purifier):
@@ -64,12 +67,12 @@ class _Source:
     provenance: dict[str, Any]
 
 
-def _open(path: Path) -> _Source:
+def _open(path: Path, known_factory: str | None) -> _Source:
     """A bundle if ``path`` is a folder, otherwise a checkpoint."""
     if path.is_dir():
         bundle = Bundle.open(path)
         return _Source(bundle.manifest.name, read_twin(bundle), dict(bundle.manifest.provenance))
-    loaded = checkpoint.load_defence(path)
+    loaded = checkpoint.load_defence(path, known_factory=known_factory)
     return _Source(loaded.config["name"], loaded.defence, loaded.provenance)
 
 

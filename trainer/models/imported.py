@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -14,15 +11,19 @@ from torch import nn
 from sdk.errors import UsageError
 from trainer.models.classifier import Parts
 
-MEND = "model.classifier.factory names a callable that takes n_classes and returns a torch module"
+HINT = (
+    "model.classifier.factory names a callable, in an installed package or in a folder of PYTHONPATH, that "
+    "takes n_classes and returns a torch module"
+)
 
 
 def foreign(path: str, n_classes: int, image_size: int) -> Parts:
     """Members that the factory at ``path`` makes, without a common trunk.
 
     ``factory(n_classes=...)`` returns a module that maps images (B, 3, H, W), normalized by ``model.mean``
-    and ``model.std``, to logits (B, n_classes).  **Importing runs the code that the path names**: take a
-    config or a checkpoint that has one from people you trust.
+    and ``model.std``, to logits (B, n_classes). **Importing runs the code that the path names**: take a
+    config that has one from people you trust. A checkpoint that names one is refused unless its reader says
+    otherwise. The working directory is not searched.
 
     Raises:
         UsageError: nothing can be imported from there, or what it makes is no such module.
@@ -45,25 +46,12 @@ def _find(path: str) -> Callable[..., nn.Module]:
     if not module_name or not name:
         raise _refusal(path, "expected package.module:factory")
     try:
-        with _working_directory_first():
-            found = getattr(importlib.import_module(module_name), name, None)
+        found = getattr(importlib.import_module(module_name), name, None)
     except Exception as error:  # an absent module, or whatever the user's module raises
         raise _refusal(path, f"importing {module_name} raised {_brief(error)}") from error
     if not callable(found):
         raise _refusal(path, f"{module_name} has no callable {name}")
     return found
-
-
-@contextlib.contextmanager
-def _working_directory_first() -> Iterator[None]:
-    """Modules are looked for where the user is, as by ``python -m``; a console script leaves that out."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the user's module has rearranged the path
-            sys.path.remove(here)
 
 
 def _check(path: str, module: object, n_classes: int, image_size: int) -> None:
@@ -87,7 +75,7 @@ def _check(path: str, module: object, n_classes: int, image_size: int) -> None:
 
 
 def _refusal(path: str, what: str) -> UsageError:
-    return UsageError(f"classifier {path!r}: {what}; {MEND}")
+    return UsageError(f"classifier {path!r}: {what}", hint=HINT)
 
 
 def _brief(error: Exception) -> str:

@@ -194,7 +194,7 @@ def test_a_classifier_of_ones_own_may_be_of_any_size(tmp_path: Path) -> None:
     classifier = {"kind": "module", "count": 1, "factory": "tests.export.bundle.large_classifier:build"}
     config = {**CONFIG, "model": {**CONFIG["model"], "classifier": classifier}}
     path = save_untrained(config, tmp_path / "large.pt")
-    write_bundle(checkpoint.load_defence(path), tmp_path / "bundle", n_images=1)
+    write_bundle(checkpoint.load_defence(path, trust_code=True), tmp_path / "bundle", n_images=1)
     assert sum(len(content) for content in tree(tmp_path / "bundle").values()) > LIMIT_BYTES
 
 

@@ -62,11 +62,13 @@ class Target:
 
 
 @contextmanager
-def open_target(path: Path, *, backend: str = "auto", precision: str = "fp32") -> Iterator[Target]:
+def open_target(
+    path: Path, *, backend: str = "auto", precision: str = "fp32", trust_code: bool = False
+) -> Iterator[Target]:
     """Open a bundle's folder or a checkpoint's file; engines are released at the end.
 
     The precision is fp32 unless another is asked for: what is measured must not depend on which one is the
-    fastest on this machine.
+    fastest on this machine. ``trust_code`` lets a checkpoint's classifier be imported from where it says.
 
     Raises:
         BundleError, CheckpointError: it is damaged.
@@ -80,7 +82,7 @@ def open_target(path: Path, *, backend: str = "auto", precision: str = "fp32") -
         finally:
             opened.close()
     elif path.is_file():
-        yield _from_checkpoint(path)
+        yield _from_checkpoint(path, trust_code=trust_code)
     else:
         raise UsageError(
             f"{path}: no such file or folder; give a bundle's folder or a checkpoint of 'edge-train fit'"
@@ -118,8 +120,8 @@ def _twin(bundle: Bundle, precision: Precision, kind: GraphKind) -> tuple[Defenc
     return read_twin(bundle).requires_grad_(False), "its twin in torch, fp32"
 
 
-def _from_checkpoint(path: Path) -> Target:
-    loaded = load_defence(path)
+def _from_checkpoint(path: Path, *, trust_code: bool) -> Target:
+    loaded = load_defence(path, trust_code=trust_code)
     random_inputs = () if loaded.defence.random_input is None else (loaded.defence.random_input,)
     return Target(
         name=str(loaded.config["name"]),
