@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -12,7 +12,10 @@ from sdk.arrays import FloatImage
 from sdk.backends.interface import Backend, checked
 from sdk.bundle import Bundle
 from sdk.draw import Draw
+from sdk.errors import UsageError
 from sdk.suspicion import suspicion as suspicion_of
+
+OnError = Literal["raise", "skip"]
 
 
 class Inference(NamedTuple):
@@ -101,3 +104,17 @@ def softmax(logits: FloatImage) -> FloatImage:
     weights = np.exp(logits - logits.max())
     probabilities: FloatImage = weights / weights.sum()
     return probabilities
+
+
+def check_options(votes: int, on_error: str, min_score: float) -> None:
+    """Check options of a Purifier.
+
+    Raises:
+        UsageError: names the option, and the values that it may have.
+    """
+    if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
+        raise UsageError(f"votes: expected an integer >= 1, got {votes!r}")
+    if on_error not in get_args(OnError):
+        raise UsageError(f"on_error: expected {' or '.join(get_args(OnError))}, got {on_error!r}")
+    if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
+        raise UsageError(f"min_score: expected a probability in [0, 1], got {min_score!r}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 from time import perf_counter
 from types import TracebackType
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from sdk.arrays import Pixels
 from sdk.backends import open_backend
@@ -27,15 +27,13 @@ from sdk.bundle import Bundle, default_bundle
 from sdk.draw import Draw, Drawer
 from sdk.errors import BackendError, UsageError
 from sdk.host.cpus import available_cpus
-from sdk.inference import SKIPPED, Ensemble
+from sdk.inference import SKIPPED, Ensemble, OnError, check_options
 from sdk.preprocess import Preprocessor, check_frame
 from sdk.result import UNSURE, Result, Timings, Undefended
 from sdk.sources.roi import Roi
 from sdk.workers import Workers
 
 __all__ = ["OnError", "Purifier", "Result", "Timings", "Undefended"]
-
-OnError = Literal["raise", "skip"]
 
 _log = logging.getLogger("sdk")
 
@@ -73,7 +71,7 @@ class Purifier:
         hide_draw: bool = False,
         seed: int | None = None,
     ) -> None:
-        _check_arguments(votes, on_error, min_score)
+        check_options(votes, on_error, min_score)
         self.bundle = bundle
         self.backend = backend
         self.votes = votes
@@ -117,7 +115,7 @@ class Purifier:
             BundleError: the bundle is missing, damaged, of an unknown schema, or not signed as required.
             BackendError: the backend is absent, or can't load an engine.
         """
-        _check_arguments(votes, on_error, min_score)  # before the engines, which take longer
+        check_options(votes, on_error, min_score)  # before the engines, which take longer
         if not isinstance(bundle, Bundle):
             folder = default_bundle() if bundle is None else bundle
             bundle = Bundle.open(folder, public_key=require_signature)
@@ -319,12 +317,3 @@ class _Origin(NamedTuple):
     frame_index: int | None
     source: str | None
     region: Roi | None
-
-
-def _check_arguments(votes: int, on_error: str, min_score: float) -> None:
-    if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
-        raise UsageError(f"votes: expected an integer >= 1, got {votes!r}")
-    if on_error not in get_args(OnError):
-        raise UsageError(f"on_error: expected {' or '.join(get_args(OnError))}, got {on_error!r}")
-    if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
-        raise UsageError(f"min_score: expected a probability in [0, 1], got {min_score!r}")

@@ -95,7 +95,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 )  # fmt: skip
 @click.option(
     "--on-source-error", type=click.Choice(["end", "keep"]), default="end", show_default=True,
-    help="When one of several sources fails: end the run, or keep the others.",
+    help="When a source fails: end the run, or keep the others and try a lost one for ever.",
 )  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Print a line a frame.")
 @click.version_option(package_name="edge-purify")

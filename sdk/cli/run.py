@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from sdk.sinks import JsonLines, Sink, Window, open_save
 from sdk.sinks.per_source import PerSource
 from sdk.sinks.preview import Address, Preview
 from sdk.sources import Frame, Source, Trust, open_sources
+from sdk.sources.live import PATIENCE_S
 from sdk.sources.roi import Roi
 
 log = logging.getLogger("sdk")
@@ -70,6 +72,7 @@ def run(
 
     rois = [Roi.parse(text) for text in roi]
     address = None if serve is None else Address.parse(serve)
+    keep = on_source_error == "keep"
     meter = Meter()
     with ExitStack() as stack:
         shown = show or save is not None or address is not None
@@ -91,9 +94,15 @@ def run(
         )
 
         def open_one(spec: str | int) -> list[Source]:
-            return open_sources(spec, roi=rois, on_unreadable=on_error, trust=Trust(ca, insecure))
+            return open_sources(
+                spec,
+                roi=rois,
+                on_unreadable=on_error,
+                trust=Trust(ca, insecure),
+                patience_s=math.inf if keep else PATIENCE_S,
+            )
 
-        sources = _open_all(specs, open_one, keep=on_source_error == "keep", stack=stack)
+        sources = _open_all(specs, open_one, keep=keep, stack=stack)
         sinks = _sinks(purifier, sources, save=save, json=json, show=show, address=address)
         progress = stack.enter_context(
             console.Progress(

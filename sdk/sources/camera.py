@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 
 from sdk.errors import SourceError
-from sdk.sources.live import Live
+from sdk.sources.live import PATIENCE_S, Live
 from sdk.sources.source import in_background
 
 _CSI_PIPELINE = (
@@ -19,8 +21,8 @@ _CSI_PIPELINE = (
 )
 
 
-def open_camera(camera: int | str) -> Live:
-    """Open a local camera by number or device path.
+def open_camera(camera: int | str, patience_s: float = PATIENCE_S) -> Live:
+    """Open a local camera by number or device path; with infinite patience, also again when it is lost.
 
     Raises:
         SourceError: there is none, or it can't be opened; names the cameras there are.
@@ -30,12 +32,18 @@ def open_camera(camera: int | str) -> Live:
         raise SourceError(f"camera {camera}: expected a number from 0, or a device such as /dev/video0")
     number, name = int(digits), f"camera {digits}"
     backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
-    capture = in_background(lambda: cv2.VideoCapture(number, backend))
+
+    def connect() -> Any:
+        capture = cv2.VideoCapture(number, backend)
+        if capture.isOpened():
+            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        return capture
+
+    capture = in_background(connect)
     if not capture.isOpened():
         what, hint = _why_no_camera(number)
         raise SourceError(f"{name}: {what}", hint=hint)
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    return Live(name, capture)
+    return Live(name, capture, reconnect=connect if patience_s == math.inf else None, patience_s=patience_s)
 
 
 def open_csi(url: str) -> Live:

@@ -33,9 +33,10 @@ class Live(Source):
 
     Args:
         name: what messages and frames call it.
-        capture: an open ``cv2.VideoCapture``, or what has its methods; this object owns it.
+        capture: an open ``cv2.VideoCapture``, or what has its methods; this object owns it. None where it
+            could not be opened yet, and ``reconnect`` is to go on trying.
         reconnect: opens it again when it is lost; None where that is an error at once.
-        patience_s: how long to try, from the last frame on.
+        patience_s: how long to try, from the last frame on; infinity is for ever.
         first_retry_s: the wait before the first try; it doubles up to ``LONGEST_RETRY_S``.
     """
 
@@ -51,7 +52,7 @@ class Live(Source):
         first_retry_s: float = FIRST_RETRY_S,
     ) -> None:
         self.name = name
-        self.fps = frame_rate(capture)
+        self.fps = None if capture is None else frame_rate(capture)
         self._stalled_s = max(STALLED_S, 3 / self.fps if self.fps else 0.0)
         self._reconnect = reconnect
         self._patience_s = patience_s
@@ -95,6 +96,8 @@ class Live(Source):
 
     def _grab(self, capture: Any) -> None:
         try:
+            if capture is None:
+                capture = self._connect_again("it can't be opened")
             while capture is not None:
                 reason = self._read_until_lost(capture)
                 capture.release()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from sdk.errors import SourceError
 from sdk.sources import camera, pictures, pyav, stream
 from sdk.sources.content import Kind, kind_of, shown
 from sdk.sources.lists import specs_of
-from sdk.sources.live import Live
+from sdk.sources.live import PATIENCE_S, Live
 from sdk.sources.opencv import OpenCvVideo, quiet_opencv
 from sdk.sources.roi import Roi
 from sdk.sources.source import Frame, Source, in_background
@@ -37,6 +38,7 @@ def open_source(
     roi: Roi | Sequence[Roi] | None = None,
     on_unreadable: OnUnreadable = "raise",
     trust: Trust | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> Source:
     """Open a source of frames.
 
@@ -48,12 +50,14 @@ def open_source(
         roi: the part of every frame that is to be purified, or several, each to be purified by itself.
         on_unreadable: "raise" at a picture that can't be read, or "skip" it: its Frame says why.
         trust: whose certificates are believed, of https and rtsps; the system's authorities by default.
+        patience_s: how long a lost stream may stay away before it is an error. With infinity it is tried for
+            ever, also one that can't be opened at first, and a camera that was unplugged is as well.
 
     Raises:
         SourceError: there is no such thing, it can't be opened, it holds no frame, or it is a list of several
             sources, which ``open_sources`` opens.
     """
-    opened = open_sources(spec, roi=roi, on_unreadable=on_unreadable, trust=trust)
+    opened = open_sources(spec, roi=roi, on_unreadable=on_unreadable, trust=trust, patience_s=patience_s)
     if len(opened) > 1:
         for source in opened:
             source.close()
@@ -70,6 +74,7 @@ def open_sources(
     roi: Roi | Sequence[Roi] | None = None,
     on_unreadable: OnUnreadable = "raise",
     trust: Trust | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> list[Source]:
     """Open all that ``spec`` stands for: the sources of a list, or the one that it names.
 
@@ -80,7 +85,7 @@ def open_sources(
     rois = (roi,) if isinstance(roi, Roi) else tuple(roi or ())
     with ExitStack() as stack:
         sources = []
-        for one in _opened(spec, on_unreadable, trust or Trust()):
+        for one in _opened(spec, _How(on_unreadable, trust or Trust(), patience_s)):
             stack.callback(one.close)
             sources.append(WithRoi(one, rois) if rois else one)
         stack.pop_all()
@@ -118,33 +123,42 @@ class WithRoi(Source):
         self._source.close()
 
 
-def _opened(spec: Spec, on_unreadable: OnUnreadable, trust: Trust) -> Iterator[Source]:
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The options of ``open_source`` that reach the readers."""
+
+    on_unreadable: OnUnreadable
+    trust: Trust
+    patience_s: float
+
+
+def _opened(spec: Spec, how: _How) -> Iterator[Source]:
     try:
         specs = specs_of(spec)
         if specs != [spec]:  # a list
             paths = [Path(one) for one in specs if not isinstance(one, int)]
             if len(paths) == len(specs) and all(pictures.is_picture(path) for path in paths):
-                yield pictures.Pictures(_shown(spec), paths, on_unreadable)
+                yield pictures.Pictures(_shown(spec), paths, how.on_unreadable)
                 return
         for one in specs:
-            yield _open(one, on_unreadable, trust)
+            yield _open(one, how)
     except OSError as error:
         raise SourceError(f"{_shown(spec)}: can't be read: {error.strerror}") from None
 
 
-def _open(spec: Spec, on_unreadable: OnUnreadable, trust: Trust) -> Source:
+def _open(spec: Spec, how: _How) -> Source:
     if isinstance(spec, int):
-        return camera.open_camera(spec)
+        return camera.open_camera(spec, how.patience_s)
     text = os.fspath(spec)
     if isinstance(spec, str):
         if text.isascii() and text.isdecimal():
-            return camera.open_camera(text)
+            return camera.open_camera(text, how.patience_s)
         if "://" in text:
-            return open_stream(text, trust)
+            return open_stream(text, how.trust, how.patience_s)
     device = os.path.realpath(text)  # udev's names, such as /dev/v4l/by-id/…, are links
     if device.startswith("/dev/video"):
-        return camera.open_camera(device)
-    return _open_path(text, on_unreadable)
+        return camera.open_camera(device, how.patience_s)
+    return _open_path(text, how.on_unreadable)
 
 
 def _open_path(text: str, on_unreadable: OnUnreadable) -> Source:
@@ -169,7 +183,7 @@ def _open_path(text: str, on_unreadable: OnUnreadable) -> Source:
     )
 
 
-def open_stream(url: str, trust: Trust) -> Source:
+def open_stream(url: str, trust: Trust, patience_s: float = PATIENCE_S) -> Source:
     """Open a network stream, a video on a web server (every frame, if its length is known), or ``csi://N``.
 
     Raises:
@@ -183,7 +197,11 @@ def open_stream(url: str, trust: Trust) -> Source:
     connect = _by_opencv(url, options) if pyav.av is None else _by_pyav(url, name, options, trust)
     capture = in_background(connect)
     if not capture.isOpened():
-        raise stream.verification_failed(url, trust) or SourceError(
+        distrusted = stream.verification_failed(url, trust)
+        if distrusted is None and patience_s == math.inf:
+            log.warning("%s: no video there yet; trying again", name)
+            return Live(name, None, reconnect=connect, patience_s=patience_s)
+        raise distrusted or SourceError(
             f"{name}: no video there",
             hint="check address, user and password, and that this machine reaches it",
         )
@@ -194,7 +212,7 @@ def open_stream(url: str, trust: Trust) -> Source:
     elif is_file and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
         is_estimate = url.partition("?")[0].lower().endswith((".mkv", ".webm"))
         return OpenCvVideo(name, capture, None, remote=True, is_estimate=is_estimate)
-    return Live(name, capture, reconnect=connect)
+    return Live(name, capture, reconnect=connect, patience_s=patience_s)
 
 
 def _by_opencv(url: str, options: dict[str, str]) -> Any:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import queue
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.errors import SourceError
-from sdk.sources import Frame, Source, open_source, pyav
+from sdk.loop import run
+from sdk.result import Result
+from sdk.sources import Frame, Source, SourceState, open_source, pyav
 from sdk.sources.live import Live
 from sdk.sources.source import frame_rate
 from sdk.sources.stream import redact
@@ -24,6 +28,7 @@ from tests.sdk.conftest import (
     count_frames,
     cut,
     index_first,
+    make_result,
     wait_until,
     write_video,
 )
@@ -393,3 +398,39 @@ def test_video_on_a_web_server_gives_every_frame(mjpeg_server: MjpegServer, tmp_
     with open_source(mjpeg_server.url("clip.avi")) as source:
         assert (source.live, source.total) == (False, N_FRAMES)
         assert len(list(source)) == N_FRAMES
+
+
+def test_stream_that_is_not_there_yet_is_waited_for(mjpeg_server: MjpegServer) -> None:
+    mjpeg_server.refuse = True
+    with open_source(mjpeg_server.url(), patience_s=math.inf) as source:
+        assert (source.live, source.state) == (True, SourceState.CONNECTING)
+        wait_until(lambda: mjpeg_server.connections >= 3, "another try")
+        mjpeg_server.refuse = False
+        assert next(iter(source)).image.shape == (48, 64, 3)
+        wait_until(lambda: source.state is SourceState.LIVE, "the state")
+
+
+def test_one_of_two_streams_lost_and_back(mjpeg_server: MjpegServer, tmp_path: Path) -> None:
+    """Beside a stream that breaks off every few frames, another and a file give theirs."""
+    steady = MjpegServer()
+    mjpeg_server.frames_per_connection = 4
+    clip = write_video(tmp_path / "clip.avi")
+    seen: Counter[int] = Counter()
+
+    def purify(image: np.ndarray, *, frame_index: int | None = None, source: str | None = None) -> Result:
+        return make_result()
+
+    def enough(frame: Frame, result: Result) -> None:
+        seen[frame.source_index] += 1
+        if seen[0] >= 9 and seen[1] >= 20 and seen[2] == N_FRAMES:
+            raise KeyboardInterrupt  # as Ctrl-C ends it
+
+    try:
+        sources = [open_source(mjpeg_server.url()), open_source(steady.url()), open_source(clip)]
+        summary = run(purify, sources, on_result=enough)
+    finally:
+        steady.close()
+    assert summary.interrupted
+    assert mjpeg_server.connections >= 3
+    assert summary.sources[str(clip)].frames == N_FRAMES
+    assert list(summary.sources) == ["http://127.0.0.1", "http://127.0.0.1 #2", str(clip)]
