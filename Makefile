@@ -35,9 +35,10 @@ check: .venv/.everything docs
 docs: .venv/.everything
 	$(BIN)/python docs/scripts/build.py
 
-# Write the figures of docs/figures.json and of the default bundle into README and documentation.
+# Write the figures of docs/figures.json and of the default bundle into README and documentation, and draw the pictures.
 figures: .venv/.everything
 	$(BIN)/python docs/scripts/figures.py
+	$(BIN)/python docs/scripts/pictures.py
 
 # A bill of materials (CycloneDX) of what a user of the runtime installs.
 sbom: .venv/.everything

@@ -70,7 +70,8 @@ def purified(purifier: Purifier, path: Path) -> None:
         cell.set_yticks([])
         if verdict is not None:
             color = GREEN if verdict.label == TRUTH else RED
-            cell.set_xlabel(f"{verdict.label} {verdict.score:.2f}", fontsize=13, color=color)
+            way = "purified" if verdict is result else "undefended"
+            cell.set_xlabel(f"{way}: {verdict.label} {verdict.score:.2f}", fontsize=12, color=color)
     figure.tight_layout()
     _save(figure, path)
 
