@@ -57,7 +57,8 @@ def show(bundle: Bundle, outcome: Verification, as_json: bool) -> None:
     for found in outcome.deviations:
         off = f"{found.max_abs:.1e} off the {found.against} over {found.n_draws} draws"
         top1 = "" if found.top1 is None else f", the same class in {found.top1:.1%}"
-        echo(f"{found.engine:<14} {found.precision} {found.output:<14} {off}{top1}")
+        graph = found.precision if found.kind == "gpu" else f"{found.precision}/{found.kind}"
+        echo(f"{found.engine:<14} {graph:<8} {found.output:<14} {off}{top1}")
     for drop in outcome.drops:
         echo(
             f"{drop.precision}: accuracy on {drop.n_images} {drop.says} images {drop.accuracy:.2f} %, "

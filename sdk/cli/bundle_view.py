@@ -19,7 +19,7 @@ from sdk.cli.console import few
 from sdk.host.terminal import escape
 
 if TYPE_CHECKING:
-    from sdk.bundle import Bundle, CoveredFile, Engine
+    from sdk.bundle import Bundle, CoveredFile, Engine, File
 
 Row = tuple[str, str]
 WIDTH = 120  # columns, where there is no terminal to ask
@@ -126,19 +126,22 @@ def _uncovered(files: Sequence[CoveredFile]) -> Iterator[str]:
 def _engines(bundle: Bundle) -> Table:
     """A row per engine: its random inputs, and the size of its ONNX file in each precision."""
     engines = bundle.manifest.engines
-    precisions = [each for each in BUNDLE_PRECISIONS if any(each in engine.onnx for engine in engines)]
+    columns: dict[str, list[File | None]] = {}
+    for precision in BUNDLE_PRECISIONS:
+        columns[precision] = [engine.onnx.get(precision) for engine in engines]
+        columns[f"{precision} for CPUs"] = [engine.cpu.get(precision) for engine in engines]
+    columns = {name: files for name, files in columns.items() if any(files)}
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("engine", "random inputs", *precisions):
-        right = name in precisions
+    for name in ("engine", "random inputs", *columns):
+        right = name in columns
         table.add_column(name, justify="right" if right else "left", header_style="bold", no_wrap=right)
-    for engine in engines:
-        sizes = [_size_of(bundle, engine, precision) for precision in precisions]
+    for index, engine in enumerate(engines):
+        sizes = [_size_of(bundle, files[index]) for files in columns.values()]
         table.add_row(escape(engine.id), escape(_random_inputs(engine)), *sizes)
     return table
 
 
-def _size_of(bundle: Bundle, engine: Engine, precision: Any) -> str:
-    file = engine.onnx.get(precision)
+def _size_of(bundle: Bundle, file: File | None) -> str:
     return "-" if file is None else _size(bundle.path(file).stat().st_size)
 
 

@@ -173,7 +173,12 @@ def test_verify_without_torch_replays_the_golden_outputs_and_says_what_it_left_o
 def test_verify_without_torch_replays_them_through_every_precision(lowered: Path) -> None:
     result = without_torch("verify", lowered)
     assert result.returncode == 0, result.stderr
-    assert [result.stdout.count(f" {precision} ") for precision in ("fp32", "fp16", "int8")] == [5, 5, 5]
+    assert [result.stdout.count(f" {precision} ") for precision in ("fp32", "fp16", "int8", "int8/cpu")] == [
+        5,
+        5,
+        5,
+        5,
+    ]
 
 
 def test_verify_without_torch_still_finds_a_broken_engine(folder: Path) -> None:
