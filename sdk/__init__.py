@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sdk.meter import Meter, Summary
     from sdk.purifier import Purifier
     from sdk.result import Result, Timings, Undefended
-    from sdk.sinks import AnnotatedImages, AnnotatedVideo, JsonLines, Sink, Window
+    from sdk.sinks import AnnotatedImages, AnnotatedVideo, JsonLines, Sink, Watchdog, Window
     from sdk.sinks.preview import Address, Preview
     from sdk.sources import Frame, Roi, Source, open_source
 
@@ -66,6 +66,7 @@ __all__ = [
     "Timings",
     "Undefended",
     "UsageError",
+    "Watchdog",
     "Window",
     "__version__",
     "default_bundle",
@@ -91,6 +92,7 @@ _HOMES = {
     "Summary": "sdk.meter",
     "Timings": "sdk.result",
     "Undefended": "sdk.result",
+    "Watchdog": "sdk.sinks",
     "Window": "sdk.sinks",
     "default_bundle": "sdk.bundle",
     "open_source": "sdk.sources",

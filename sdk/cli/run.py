@@ -18,7 +18,7 @@ from sdk.host.terminal import echo
 from sdk.meter import Meter
 from sdk.purifier import OnError, Purifier
 from sdk.result import Result
-from sdk.sinks import JsonLines, Sink, Window, open_save
+from sdk.sinks import JsonLines, Sink, Watchdog, Window, open_save
 from sdk.sinks.per_source import PerSource
 from sdk.sinks.preview import Address, Preview
 from sdk.sources import Frame, Source, Trust, open_sources
@@ -216,6 +216,8 @@ def _sinks(
         )
     if address is not None:
         sinks.append(Preview(address, purifier.bundle, on_open=_say_where))
+    if (watchdog := Watchdog.from_environment()) is not None:
+        sinks.append(watchdog)
     return sinks
 
 

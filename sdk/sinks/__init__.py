@@ -19,10 +19,19 @@ from sdk.sinks.base import Sink
 from sdk.sinks.images import AnnotatedImages
 from sdk.sinks.json_lines import JsonLines
 from sdk.sinks.video import AnnotatedVideo
+from sdk.sinks.watchdog import Watchdog
 from sdk.sinks.window import Window
 
-__all__ = ["VIDEO_CODECS", "AnnotatedImages", "AnnotatedVideo", "JsonLines", "Sink", "Window", "open_save"]
-
+__all__ = [
+    "VIDEO_CODECS",
+    "AnnotatedImages",
+    "AnnotatedVideo",
+    "JsonLines",
+    "Sink",
+    "Watchdog",
+    "Window",
+    "open_save",
+]
 
 DEFAULT_FPS = 10.0  # where the source doesn't know its rate
 
