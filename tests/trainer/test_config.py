@@ -37,7 +37,7 @@ def test_an_override_changes_one_key() -> None:
         ("optimizer.epochs='three'", ["optimizer.epochs: expected int, got 'three'"]),
         ("optimizer.precision=fp8", ["optimizer.precision: expected one of", "bf16-mixed", "got 'fp8'"]),
         ("model.purifier.patch=5", ["model.purifier.patch: expected one of 4, 8, got 5"]),
-        ("data.name=mnist", ["data.name: expected one of cifar10, imagenet, svhn, got 'mnist'"]),
+        ("data.name=mnist", ["data.name: expected one of cifar10, gtsrb, imagenet, svhn, got 'mnist'"]),
         ("model.family=rem", ["model.family: expected one of ren, maep, none, got 'rem'"]),
         ("model.family=3", ["model.family: expected one of ren, maep, none, got 3"]),
         ("recipe.kind=robust", ["recipe.kind: expected one of clean, adversarial, masked, atop", "'robust'"]),
@@ -74,7 +74,7 @@ def test_a_key_that_is_left_out_is_named_with_its_choices() -> None:
     for section, key, words in (
         ("model", "family", "where: model.family: missing; expected one of ren, maep, none"),
         ("recipe", "kind", "where: recipe.kind: missing; expected one of clean, adversarial, masked, atop"),
-        ("data", "name", "where: data.name: missing; expected one of cifar10, imagenet, svhn"),
+        ("data", "name", "where: data.name: missing; expected one of cifar10, gtsrb, imagenet, svhn"),
     ):
         rest = {name: value for name, value in whole[section].items() if name != key}
         with pytest.raises(UsageError) as caught:
@@ -89,13 +89,21 @@ def test_a_key_that_is_left_out_is_named_with_its_choices() -> None:
 def test_what_a_shipped_config_starts_from_is_what_a_shipped_config_makes() -> None:
     shipped = {config.name: config for config in map(configs.load, SHIPPED)}
     for config in shipped.values():
-        for part in ("purifier", "classifier"):
+        for part in ("purifier", "classifier", "features"):
             path = getattr(config.start, part)
             if path is not None:
                 runs, name, _ = path.split("/")
                 assert (runs, path) == ("runs", f"runs/{name}/best.pt")
                 assert shipped[name].model.classifier == config.model.classifier
-                assert shipped[name].data.name == config.data.name
+                if config.start.features is None:  # what is for other classes
+                    assert shipped[name].data.name == config.data.name
+
+
+@pytest.mark.parametrize("keys", [("classifier", "features"), ("features", "widen"), ("classifier", "widen")])
+def test_a_classifier_starts_from_one_source(keys: tuple[str, ...]) -> None:
+    overrides = tuple(f"start.{key}=somewhere.pt" for key in keys)
+    with pytest.raises(UsageError, match=rf"start\.{keys[1]}: expected one source of the classifier"):
+        configs.load(SHIPPED[0].with_name("ren-cifar10.toml"), overrides)
 
 
 def test_a_missing_and_a_broken_file_are_named(tmp_path: Path) -> None:

@@ -467,6 +467,7 @@ def test_a_test_class_unknown_to_training_is_named(folders: Path) -> None:
             r"no CIFAR-10 in .*: expected data_batch_1\.bin .*fetch it by 'edge-train data cifar10 --to",
         ),
         ("svhn", r"no SVHN in .*: expected svhn/train_32x32\.mat .*fetch it by 'edge-train data svhn --to"),
+        ("gtsrb", r"no GTSRB in .*: expected Final_Training/Images .* or train/00 to train/42"),
         (
             "imagenet",
             r"no image folders in .*: expected imagenet/train/CLASS/\*\.jpg .*https://image-net\.org",
@@ -479,7 +480,7 @@ def test_an_absent_data_set_says_how_to_get_it(tmp_path: Path, name: str, messag
 
 
 def test_impossible_arguments_name_the_choices(cifar10: Path) -> None:
-    with pytest.raises(UsageError, match="data set 'mnist': expected one of cifar10, svhn, imagenet"):
+    with pytest.raises(UsageError, match="data set 'mnist': expected one of cifar10, svhn, gtsrb, imagenet"):
         open_dataset("mnist", cifar10, "train")
     with pytest.raises(UsageError, match="split 'val': expected one of train, test"):
         open_dataset("cifar10", cifar10, "val")

@@ -134,15 +134,15 @@ def benchmark(
 
 
 @main.command()
-@click.argument("name", type=click.Choice(["cifar10", "svhn", "imagenet"]))
+@click.argument("name", type=click.Choice(["cifar10", "svhn", "gtsrb", "imagenet"]))
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to put the data set into.")
 @click.option("--url", metavar="ADDRESS", help="Mirror: the address that the published files lie under.")
 def data(name: str, to: Path, url: str | None) -> None:
     """Fetch the data set NAME, unless it is there, and check every image of it.
 
     A download that was cut goes on where it stopped.  Without a network, put the published file into the
-    folder and run this.  'imagenet' stands for any pictures in folders imagenet/train/CLASS and
-    imagenet/val/CLASS; they are checked, not fetched.
+    folder and run this. 'gtsrb' and 'imagenet' are checked, not fetched; 'imagenet' stands for any pictures
+    in folders imagenet/train/CLASS and imagenet/val/CLASS.
     """
     from trainer.data import check
     from trainer.data.download import fetch

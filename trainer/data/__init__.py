@@ -10,10 +10,12 @@ from trainer.data.dataset import DataError, DataSet, Images, split_validation
 from trainer.data.folders import ImageFolders, open_folders
 from trainer.data.generators import keyed_generator
 from trainer.data.readers.cifar10 import CIFAR10_LABELS, read_cifar10
+from trainer.data.readers.gtsrb import GTSRB_LABELS, read_gtsrb
 from trainer.data.readers.svhn import SVHN_LABELS, read_svhn
 
 __all__ = [
     "CIFAR10_LABELS",
+    "GTSRB_LABELS",
     "SPLITS",
     "SVHN_LABELS",
     "Contents",
@@ -29,6 +31,7 @@ __all__ = [
     "open_dataset",
     "open_folders",
     "read_cifar10",
+    "read_gtsrb",
     "read_svhn",
     "split_validation",
 ]

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +102,7 @@ class Bank:
                 f"{len(images)}; make a bank for this data set"
             )
         pixels = (images.pixels.short() + self.perturbations).clamp(0, 255).to(torch.uint8)
-        return Images(pixels, images.targets, images.labels)
+        return replace(images, pixels=pixels)
 
 
 def make(
@@ -173,8 +173,8 @@ def split(images: Images, bank: Bank, n_validation: int) -> tuple[Images, Images
     together.
     """
     pairs = torch.cat([images.pixels, bank.attack(images).pixels], dim=1)
-    training, validation = split_validation(Images(pairs, images.targets, images.labels), n_validation)
-    return training, Images(validation.pixels[:, 3:], validation.targets, validation.labels)
+    training, validation = split_validation(replace(images, pixels=pairs), n_validation)
+    return training, replace(validation, pixels=validation.pixels[:, 3:])
 
 
 def digest_of(images: Images) -> str:

@@ -11,6 +11,7 @@ from trainer.data.dataset import DataError, DataSet, Images
 from trainer.data.download.fetch import OnProgress, Published, fetch_file
 from trainer.data.folders import open_folders
 from trainer.data.readers.cifar10 import read_cifar10
+from trainer.data.readers.gtsrb import read_gtsrb
 from trainer.data.readers.svhn import read_svhn
 
 SPLITS = ("train", "test")
@@ -62,22 +63,24 @@ IN_MEMORY = {
         images={"train": 73_257, "test": 26_032},
     ),
 }
+_GTSRB = "gtsrb"
 _FOLDERS = "imagenet"
 
 
 def names() -> tuple[str, ...]:
     """What ``data.name`` in a config, and ``edge-train data``, may say."""
-    return (*IN_MEMORY, _FOLDERS)
+    return (*IN_MEMORY, _GTSRB, _FOLDERS)
 
 
 def open_dataset(name: str, folder: Path, split: str, *, image_size: int | None = None) -> DataSet:
     """Open the data set ``name`` in ``folder``.
 
     Args:
-        name: "cifar10", "svhn", or "imagenet": folders of pictures, one a class, ImageNet's or your own.
+        name: "cifar10", "svhn", "gtsrb", or "imagenet": folders of pictures, one a class.
         folder: what ``edge-train data`` was given as ``--to``.
         split: "train" or "test".
-        image_size: height and width in pixels; by default 32, for image folders 224.
+        image_size: height and width in pixels; by default 32, for image folders 224. GTSRB's signs are
+            resized, CIFAR-10 and SVHN have 32.
 
     Raises:
         UsageError: no such data set or split, or one that doesn't come in ``image_size``.
@@ -91,6 +94,8 @@ def open_dataset(name: str, folder: Path, split: str, *, image_size: int | None 
         raise UsageError(f"image_size: expected at least 1 pixel, got {image_size}")
     if name == _FOLDERS:
         return open_folders(folder, split, image_size or _FOLDER_IMAGE_SIZE)
+    if name == _GTSRB:
+        return read_gtsrb(folder, split, image_size or _SMALL_IMAGE_SIZE)
     if image_size not in (None, _SMALL_IMAGE_SIZE):
         raise UsageError(
             f"image_size: the images of {name} have {_SMALL_IMAGE_SIZE} pixels a side, got {image_size}"
@@ -104,19 +109,20 @@ def fetch(
     """Fetch what the folder ``to`` lacks of the data set ``name``.
 
     Args:
-        name: one of ``names()``; image folders can't be fetched, and are left to ``check``.
+        name: one of ``names()``; GTSRB and image folders can't be fetched, and are left to ``check``.
         to: the data folder; made if need be.
         url: a mirror: the address under which the published files lie, by their published names.
         on_progress: called with the file's name, bytes done, and bytes in all where the server tells.
 
     Raises:
-        UsageError: a mirror for image folders, or no http or https address.
+        UsageError: a mirror for what can't be fetched, or no http or https address.
         DataError: no network, a server that refuses, a wrong checksum, a damaged archive, or a full disk.
     """
-    if name == _FOLDERS:
+    if name not in IN_MEMORY:
         if url is not None:
+            what = "image folders" if name == _FOLDERS else name
             raise UsageError(
-                f"--url {url}: image folders can't be fetched; leave --url out to check those in {to}"
+                f"--url {url}: {what} can't be fetched", hint=f"leave --url out to check those in {to}"
             )
         return
     published = IN_MEMORY[name]

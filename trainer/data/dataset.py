@@ -61,14 +61,19 @@ class DataSet(ABC):
 
 @dataclass(frozen=True)
 class Images(DataSet):
-    """Images and labels in memory: ``pixels`` uint8 (N, 3, H, W) RGB, ``targets`` int64 (N,)."""
+    """Images and labels in memory: ``pixels`` uint8 (N, 3, H, W) RGB, ``targets`` int64 (N,).
+
+    ``groups`` int64 (N,), where images are not independent: a group, as a video's frames, is not split.
+    """
 
     pixels: Tensor
     targets: Tensor
     labels: tuple[str, ...]
+    groups: Tensor | None = None
 
     def __getitem__(self, rows: Rows) -> Images:
-        return Images(self.pixels[rows], self.targets[rows], self.labels)
+        groups = None if self.groups is None else self.groups[rows]
+        return Images(self.pixels[rows], self.targets[rows], self.labels, groups)
 
     def subset(self, rows: Rows) -> Images:
         return self[rows]
@@ -77,6 +82,8 @@ class Images(DataSet):
 def split_validation(images: AnyDataSet, count: int) -> tuple[AnyDataSet, AnyDataSet]:
     """(training, validation): ``count`` images, chosen by a permutation that is the same for every run.
 
+    Of images in groups, whole groups are chosen, in random order, until there are at least ``count`` images.
+
     Raises:
         DataError: ``count`` leaves nothing to train on.
     """
@@ -84,5 +91,23 @@ def split_validation(images: AnyDataSet, count: int) -> tuple[AnyDataSet, AnyDat
         raise DataError(
             f"data.validation: expected fewer than the {len(images)} training images, got {count}"
         )
+    if isinstance(images, Images) and images.groups is not None:
+        held = _rows_of_random_groups(images.groups, count)
+        if bool(held.all()):
+            raise DataError(
+                f"data.validation: {count} images in whole groups leave none of {len(images)} to train on",
+                hint="lower it",
+            )
+        return images.subset((~held).nonzero().squeeze(1)), images.subset(held.nonzero().squeeze(1))
     order = torch.randperm(len(images), generator=keyed_generator("validation split", len(images)))
     return images.subset(order[count:]), images.subset(order[:count])
+
+
+def _rows_of_random_groups(groups: Tensor, count: int) -> Tensor:
+    """Bool (N,): the images of the fewest groups, in a fixed random order, that have ``count`` images."""
+    values, group = groups.unique(return_inverse=True)
+    order = torch.randperm(len(values), generator=keyed_generator("validation split", len(values)))
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(values))
+    sizes = torch.bincount(rank[group], minlength=len(values)).cumsum(0)
+    return rank[group] <= int((sizes < count).sum())
