@@ -112,7 +112,8 @@ class App(click.Group):
             error = Stopped()
         if isinstance(error, Stopped):
             return self._line(str(error), STOPPED)
-        if isinstance(error, EdgePurifyError):
+        cut_short = stops.received and isinstance(error.__context__, ImportError)
+        if isinstance(error, EdgePurifyError) and not cut_short:
             return self._line(f"error: {error}", error.exit_code)
         if isinstance(error, ImportError) and error.name == "cv2":
             return self._line(f"error: {error}; {NO_OPENCV}", EdgePurifyError.exit_code)

@@ -15,4 +15,6 @@ COMMAND = [sys.executable, "-c", "from sdk.cli import main; main()"]
 
 
 def read_records(path: Path) -> list[Record]:
-    return [msgspec.json.decode(line, type=Record) for line in path.read_bytes().splitlines()]
+    """A JSON file's frames, without the lines that tell of a source's state."""
+    lines = path.read_bytes().splitlines()
+    return [msgspec.json.decode(line, type=Record) for line in lines if not line.startswith(b'{"event":')]

@@ -207,6 +207,11 @@ def fail(kind: str) -> None:
         signal.raise_signal(signal.SIGTERM)
     if kind == "import":
         signals_came_while_importing()
+    if kind == "backend":
+        try:
+            signals_came_while_importing()
+        except ImportError as error:
+            raise BackendError(f"can't be imported ({error})", hint="pip install it") from None
     raise {
         "error": BackendError("engine a\x1b[2Jb: failed\non two lines", hint="build it again"),
         "gate": GateError("a figure misses"),
@@ -236,6 +241,11 @@ def signals_came_while_importing() -> None:
         ("stop", 130, "stopped; go on with --resume"),
         ("signal", 130, "stopped"),
         ("import", 130, "stopped (ImportError: numpy failed to import)"),
+        (
+            "backend",
+            130,
+            "stopped (BackendError: can't be imported (numpy failed to import); pip install it)",
+        ),
         (
             "cv2",
             1,
