@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdk.sinks.annotate import annotate
+from sdk.sinks.annotate import annotate, annotate_regions, mark_regions
+from sdk.sources.roi import Roi
 from tests.sdk.conftest import make_frame, make_result
 
 RED = (0, 0, 255)
@@ -75,3 +76,52 @@ def test_long_label_leaves_the_engines_readable() -> None:
     long = annotate(make_frame(size=(480, 640)).image, make_result("tabby cat, " * 20))
     right = slice(485, None)
     assert np.array_equal(short[480:, right], long[480:, right])
+
+
+# --- unsure, and several regions
+
+AMBER = (60, 180, 245)
+
+
+def test_unsure_is_amber_and_names_no_class() -> None:
+    result = dataclasses.replace(make_result(score=0.3), label="unsure", accepted=False)
+    picture = annotate(make_frame(size=(480, 640)).image, result)
+    line = picture[-bar_height(picture)]
+    assert tuple(line[2]) == AMBER
+    assert not (picture[480 + 4 :, :300] > 240).all(axis=2).any(), "no label in white, as a decision has"
+    sure = annotate(make_frame(size=(480, 640)).image, make_result(score=0.9))
+    assert tuple(sure[-bar_height(sure)][2]) != AMBER
+
+
+def test_every_region_is_drawn_with_its_own_decision() -> None:
+    rois = (Roi(20, 40, 200, 160), Roi(300, 240, 300, 200))
+    frame = dataclasses.replace(make_frame(size=(480, 640)), rois=rois)
+    frame.image[:] = 0
+    results = [
+        dataclasses.replace(make_result("red", score=0.9), region=rois[0]),
+        dataclasses.replace(make_result(label=None), region=rois[1]),
+    ]
+    picture = annotate_regions(frame, results)
+    assert tuple(picture[150, 20]) == (110, 200, 90), "green: a decision"
+    assert tuple(picture[400, 300]) == (80, 80, 235), "red: none"
+    tag = picture[40:58, 22:120]
+    assert (tag > 80).any(), "the label is inside the region's upper edge"
+    assert not picture[205:230, 20:220].any(), "nothing is drawn elsewhere"
+    assert picture.shape == annotate(frame.image, results[0]).shape
+    marked = mark_regions(frame, results)
+    assert marked.shape == (480, 640, 3)
+    assert not frame.image.any(), "the frame must not be drawn on"
+
+
+def test_one_region_is_drawn_as_a_frame_with_a_region_is() -> None:
+    frame, roi = make_frame(size=(480, 640)), Roi(20, 40, 200, 160)
+    result = dataclasses.replace(make_result(), region=roi)
+    assert np.array_equal(annotate_regions(frame, [result]), annotate(frame.image, result, roi))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 2000), (1080, 1920)])
+def test_regions_at_every_size(size: tuple[int, int]) -> None:
+    rois = [Roi(0, 0, 1, 1), Roi(size[1] - 1, size[0] - 1, 1, 1), Roi(0, 0, size[1], size[0])]
+    frame = dataclasses.replace(make_frame(size=size), rois=tuple(rois))
+    results = [dataclasses.replace(make_result("a long label " * 9), region=roi) for roi in rois]
+    assert annotate_regions(frame, results).shape == annotate(frame.image, results[0]).shape

@@ -15,7 +15,9 @@ from sdk.errors import SinkError
 from sdk.sinks import (
     JsonLines,
 )
-from sdk.sinks.record import Record
+from sdk.sinks.record import EventRecord, Record
+from sdk.sources import SourceEvent, SourceState
+from sdk.sources.roi import Roi
 from tests.sdk.conftest import make_frame, make_result
 
 
@@ -128,3 +130,46 @@ def test_closed_standard_output_is_one_line(closed: str, tmp_path: Path) -> None
     root = str(Path(__file__).parents[3])
     subprocess.run(["sh", "-c", command, sys.executable, script, str(said)], check=True, cwd=root, timeout=60)
     assert said.read_text().startswith("standard output: can't be written: it is closed")
+
+
+def test_unsure_frame_is_no_decision(tmp_path: Path) -> None:
+    with JsonLines(tmp_path / "out", ["red", "blue"]) as sink:
+        sink.write(make_frame(), dataclasses.replace(make_result(score=0.3), label="unsure", accepted=False))
+        sink.write(make_frame(1), make_result())
+        sink.write(make_frame(2), make_result(label=None))
+    lines = [msgspec.json.decode(line) for line in (tmp_path / "out").read_bytes().splitlines()]
+    assert [(line["label"], line["accepted"]) for line in lines] == [
+        ("unsure", False),
+        ("red", True),
+        (None, False),
+    ]
+
+
+def test_each_region_is_a_line(tmp_path: Path) -> None:
+    rois = (Roi(0, 0, 10, 10), Roi(5, 5, 20, 20))
+    frame = dataclasses.replace(make_frame(), rois=rois)
+    with JsonLines(tmp_path / "out", ["red", "blue"]) as sink:
+        sink.write_regions(frame, [dataclasses.replace(make_result(), region=roi) for roi in rois])
+    found = [msgspec.json.decode(line, type=Record) for line in (tmp_path / "out").read_bytes().splitlines()]
+    assert [each.roi for each in found] == list(rois)
+    assert {each.frame for each in found} == {0}
+
+
+def test_source_that_stalls_and_comes_back_is_told(tmp_path: Path) -> None:
+    events = [
+        SourceEvent("yard", SourceState.LIVE, time_s=0.0),
+        SourceEvent("yard", SourceState.STALLED, "no frame for 10 s", time_s=1.5),
+        SourceEvent("door", SourceState.LIVE, time_s=2.0),
+        SourceEvent("yard", SourceState.LIVE, time_s=3.0),
+        SourceEvent("door", SourceState.ENDED, time_s=4.0),
+    ]
+    with JsonLines(tmp_path / "out", ["red", "blue"]) as sink:
+        for event in events:
+            sink.source_changed(event)
+    lines = [
+        msgspec.json.decode(line, type=EventRecord) for line in (tmp_path / "out").read_bytes().splitlines()
+    ]
+    assert lines == [
+        EventRecord("stalled", "yard", "no frame for 10 s", "1970-01-01T00:00:01.500+00:00"),
+        EventRecord("live", "yard", None, "1970-01-01T00:00:03.000+00:00"),
+    ]
