@@ -12,7 +12,7 @@ demo: .venv/.runtime
 
 # A process for each package: threads and memory that one package's native libraries leave behind can't reach the next.
 test: .venv/.everything
-	$(BIN)/python -m pytest tests/benchmarks tests/docs tests/export tests/gpu tests/packaging tests/samples
+	$(BIN)/python -m pytest tests --ignore tests/sdk --ignore tests/trainer
 	$(BIN)/python -m pytest tests/sdk
 	$(BIN)/python -m pytest tests/trainer --ignore tests/trainer/robustness
 	$(BIN)/python -m pytest tests/trainer/robustness

@@ -164,3 +164,19 @@ def test_blocks_run_in_the_order_of_their_page(page: Path, place: Path) -> None:
 def test_every_public_name_of_the_runtime_is_in_the_reference() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^::: sdk\.(\w+)$", page, re.MULTILINE)) == set(sdk.__all__) - {"__version__"}
+
+
+def test_conventions_that_are_shown_are_accepted() -> None:
+    page = (ROOT / "docs" / "own-classifier.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| `(--(?:mean|layout)[^`]+)` \|$", page, re.MULTILINE)
+    assert len(rows) >= 4
+    main: click.Group = import_module("export.cli").main
+    command = main.get_command(click.Context(main), "bundle")
+    assert command is not None
+    known = {name for parameter in command.params for name in parameter.opts}
+    for row in rows:
+        words = row.split()
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        assert set(options) <= known
+        for name in {"--mean", "--std"} & set(options):
+            assert len([float(value) for value in options[name].split(",")]) == 3, row
