@@ -37,7 +37,10 @@ def test_an_override_changes_one_key() -> None:
         ("optimizer.epochs='three'", ["optimizer.epochs: expected int, got 'three'"]),
         ("optimizer.precision=fp8", ["optimizer.precision: expected one of", "bf16-mixed", "got 'fp8'"]),
         ("model.purifier.patch=5", ["model.purifier.patch: expected one of 4, 8, got 5"]),
-        ("data.name=mnist", ["data.name: expected one of cifar10, gtsrb, imagenet, svhn, got 'mnist'"]),
+        (
+            "data.name=mnist",
+            ["data.name: expected one of cifar10, folders, gtsrb, imagenet, svhn, got 'mnist'"],
+        ),
         ("model.family=rem", ["model.family: expected one of ren, maep, none, got 'rem'"]),
         ("model.family=3", ["model.family: expected one of ren, maep, none, got 3"]),
         ("recipe.kind=robust", ["recipe.kind: expected one of clean, adversarial, masked, atop", "'robust'"]),
@@ -74,7 +77,11 @@ def test_a_key_that_is_left_out_is_named_with_its_choices() -> None:
     for section, key, words in (
         ("model", "family", "where: model.family: missing; expected one of ren, maep, none"),
         ("recipe", "kind", "where: recipe.kind: missing; expected one of clean, adversarial, masked, atop"),
-        ("data", "name", "where: data.name: missing; expected one of cifar10, gtsrb, imagenet, svhn"),
+        (
+            "data",
+            "name",
+            "where: data.name: missing; expected one of cifar10, folders, gtsrb, imagenet, svhn",
+        ),
     ):
         rest = {name: value for name, value in whole[section].items() if name != key}
         with pytest.raises(UsageError) as caught:

@@ -408,25 +408,171 @@ def test_a_picture_that_vanished_is_named(folders: Path) -> None:
         dataset[:1]
 
 
+JUNK = (
+    ".DS_Store",
+    "cat/.DS_Store",
+    "cat/Thumbs.db",
+    "cat/._0.png",
+    "dog/desktop.ini",
+    "readme.md",
+    ".ipynb_checkpoints/0.png",
+    "__MACOSX/cat/0.png",
+    "cat/.ipynb_checkpoints/0-checkpoint.png",
+    "@eaDir/0.jpg",
+)
+
+
+def test_junk_is_left_out_and_named_once(folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = folders / "imagenet/train"
+    before = open_dataset("imagenet", folders, "train", image_size=24)
+    for name in JUNK:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"junk")
+    caplog.clear()
+    after = open_dataset("folders", folders, "train", image_size=24)
+    assert (after.paths, after.labels) == (before.paths, before.labels)
+    assert len(after[:].pixels) == 7
+    [record] = caplog.records
+    assert f"{root}: left out" in record.message
+    assert ".DS_Store" in record.message
+    assert "and 5 more" in record.message
+    assert "\n" not in record.message
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (lambda root: (root / "emu").mkdir(), "emu: no picture of this class; expected files of the kinds"),
         (
-            lambda root: (root / "cat/notes.txt").touch(),
-            r"cat/notes\.txt: not a picture; expected files of the kinds",
+            lambda root: [(root / "emu").mkdir(), (root / "emu/notes.txt").touch()],
+            "emu: no picture of this class; expected files of the kinds",
         ),
-        (lambda root: (root / "cat/.DS_Store").touch(), r"cat/\.DS_Store: not a picture"),
-        (lambda root: (root / "cat/more.png").mkdir(), r"cat/more\.png: not a picture"),
-        (lambda root: (root / "readme.md").touch(), r"readme\.md: expected only folders, one for each class"),
-        (lambda root: (root / "emu").mkdir(), "emu: no picture of this class"),
+        (lambda root: [path.rename(root.parent / path.name) for path in root.iterdir()], "no image folders"),
     ],
 )
-def test_what_is_no_picture_is_never_skipped(
-    folders: Path, spoil: Callable[[Path], None], message: str
+def test_a_class_without_pictures_is_named(
+    folders: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(folders / "imagenet/train")
     with pytest.raises(DataError, match=message):
         open_dataset("imagenet", folders, "train")
+
+
+@pytest.fixture
+def unsplit(tmp_path: Path) -> Path:
+    """Class folders alone, 40 pictures in each; one class is called as a split is."""
+    for index in range(40):
+        for name in ("zebra", "train", "ant"):
+            _picture(tmp_path / name / f"{name[0]}{index}.png", 8, 8)
+    return tmp_path
+
+
+def test_class_folders_without_a_split_are_split_by_name(unsplit: Path) -> None:
+    """Each picture's part depends on its own name: others may come and go."""
+    training, test = (open_dataset("folders", unsplit, split, image_size=8) for split in ("train", "test"))
+    assert training.labels == test.labels == ("ant", "train", "zebra")
+    assert not set(training.paths) & set(test.paths)
+    assert len(training) + len(test) == 120
+    assert 0.7 < len(training) / 120 < 0.9
+    for path in training.paths[::3]:
+        (unsplit / path).unlink()
+    _picture(unsplit / "ant/one-more.png", 8, 8)
+    fewer = open_dataset("folders", unsplit, "train", image_size=8)
+    assert set(fewer.paths) - {"ant/one-more.png"} <= set(training.paths)
+    half = open_dataset("folders", unsplit, "train", image_size=8, train_share=0.5)
+    assert set(half.paths) < set(fewer.paths) | {"ant/one-more.png"}
+
+
+def test_the_split_by_name_never_changes() -> None:
+    from trainer.data.class_folders import _rank
+
+    assert [round(_rank(Path(name)), 4) for name in ("0.png", "cat.jpg", "e\u0301.jpg", "\u00e9.jpg")] == [
+        0.572,
+        0.9389,
+        0.8864,
+        0.8864,
+    ]
+
+
+def test_a_class_of_one_picture_is_trained_on(tmp_path: Path) -> None:
+    for index in range(30):
+        _picture(tmp_path / f"class-{index:02d}" / f"{index}.png", 8, 8)
+    training = open_dataset("folders", tmp_path, "train", image_size=8)
+    assert training.targets.tolist() == list(range(30))
+    with pytest.raises(DataError, match="no test picture"):
+        open_dataset("folders", tmp_path, "test", image_size=8)
+
+
+def test_the_order_of_classes_may_be_given(unsplit: Path, tmp_path: Path) -> None:
+    """As a list, or as a file of any editor's; classes without a folder keep their place."""
+    classes = ("zebra", "yak", "ant", "train")
+    file = tmp_path / "labels.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(classes).encode() + b"\r\n\r\n")
+    for order in (classes, str(file)):
+        found = open_dataset("folders", unsplit, "train", image_size=8, classes=order)
+        assert found.labels == classes
+        for path, target in zip(found.paths, found.targets.tolist(), strict=True):
+            assert classes[target] == path.split("/")[0]
+
+
+def test_folders_may_be_numbered_in_the_given_order(tmp_path: Path) -> None:
+    for name in ("00", "01", "10"):
+        _picture(tmp_path / "train" / name / "0.png", 8, 8)
+    classes = tuple(f"sign {i}" for i in range(11))
+    found = open_dataset("folders", tmp_path, "train", image_size=8, classes=classes)
+    assert (found.targets.tolist(), found.labels) == ([0, 1, 10], classes)
+    with pytest.raises(DataError, match=r"10: a class that data\.classes lacks.*a number from 0 to 9"):
+        open_dataset("folders", tmp_path, "train", image_size=8, classes=classes[:10])
+
+
+def test_a_name_that_several_classes_have_is_refused(tmp_path: Path) -> None:
+    """ImageNet has two cranes; by number, they are told apart."""
+    _picture(tmp_path / "train/crane/0.png", 8, 8)
+    with pytest.raises(DataError, match="crane: a name that several classes have"):
+        open_dataset("folders", tmp_path, "train", classes=("crane", "cat", "crane"))
+    (tmp_path / "train/crane").rename(tmp_path / "train/2")
+    found = open_dataset("folders", tmp_path, "train", image_size=8, classes=("crane", "cat", "crane"))
+    assert found.targets.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cat\n\ndog", "line 2: no class"),
+        (b"", "line 1: no class"),
+        (b"\xff\xfe", "expected UTF-8"),
+        (None, "read"),
+    ],
+)
+def test_a_file_of_classes_that_is_none_is_named(unsplit: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (unsplit / "labels.txt").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"labels\.txt: .*{message}"):
+        open_dataset("folders", unsplit, "train", classes=str(unsplit / "labels.txt"))
+    with pytest.raises(UsageError, match="cifar10 has its own classes"):
+        open_dataset("cifar10", unsplit, "train", classes=("cat",))
+
+
+def test_the_orientation_of_a_photograph_is_applied(tmp_path: Path) -> None:
+    """EXIF orientation 6: the camera was turned, and a viewer turns the picture clockwise."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255
+    ok, encoded = cv2.imencode(".jpg", pixels)
+    assert ok
+    tiff = (
+        b"MM\x00\x2a\x00\x00\x00\x08"
+        + b"\x00\x01"
+        + b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+        + bytes(4)
+    )
+    exif = b"Exif\x00\x00" + tiff
+    raw = encoded.tobytes()
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    (tmp_path / "train/cat").mkdir(parents=True)
+    (tmp_path / "train/cat/photo.jpg").write_bytes(raw[:2] + segment + raw[2:])
+    [image] = open_dataset("folders", tmp_path, "train", image_size=16)[:].pixels
+    assert image[:, :, 10:].float().mean() > 240
+    assert image[:, :, :6].float().mean() < 15
 
 
 def test_test_images_keep_the_labels_of_training(folders: Path) -> None:
@@ -480,7 +626,9 @@ def test_an_absent_data_set_says_how_to_get_it(tmp_path: Path, name: str, messag
 
 
 def test_impossible_arguments_name_the_choices(cifar10: Path) -> None:
-    with pytest.raises(UsageError, match="data set 'mnist': expected one of cifar10, svhn, gtsrb, imagenet"):
+    with pytest.raises(
+        UsageError, match="data set 'mnist': expected one of cifar10, svhn, gtsrb, imagenet, folders"
+    ):
         open_dataset("mnist", cifar10, "train")
     with pytest.raises(UsageError, match="split 'val': expected one of train, test"):
         open_dataset("cifar10", cifar10, "val")

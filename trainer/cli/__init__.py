@@ -45,14 +45,14 @@ def fit(
     loaded = load(config, overrides)  # before the heavy imports: a mistake in it is told at once
     import torch
 
-    from trainer.data import open_dataset
+    from trainer.data import open_configured
     from trainer.data.attack_bank import split_for
     from trainer.loop.fit import fit as run
     from trainer.loop.tensorboard import Board
 
     if threads:
         torch.set_num_threads(threads)
-    images = open_dataset(loaded.data.name, data, "train", image_size=loaded.model.image_size)
+    images = open_configured(loaded.data, data, "train", image_size=loaded.model.image_size)
     training, validation = split_for(loaded.recipe, images, loaded.data.validation)
     out = out or Path("runs") / loaded.name
     line = Line()
@@ -103,7 +103,7 @@ def benchmark(
     from rich.console import Console
 
     from trainer import benchmark as bench
-    from trainer.data import open_dataset
+    from trainer.data import open_configured
     from trainer.data.attack_bank import split_for
 
     if threads:
@@ -111,7 +111,7 @@ def benchmark(
     if data is None:
         training = bench.synthetic(loaded)
     else:
-        images = open_dataset(loaded.data.name, data, "train", image_size=loaded.model.image_size)
+        images = open_configured(loaded.data, data, "train", image_size=loaded.model.image_size)
         training, _ = split_for(loaded.recipe, images, loaded.data.validation)
     with bars() as on_progress:
         report = bench.run(loaded, training, seconds=seconds, on_progress=on_progress)
@@ -134,15 +134,15 @@ def benchmark(
 
 
 @main.command()
-@click.argument("name", type=click.Choice(["cifar10", "svhn", "gtsrb", "imagenet"]))
+@click.argument("name", type=click.Choice(["cifar10", "svhn", "gtsrb", "imagenet", "folders"]))
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to put the data set into.")
 @click.option("--url", metavar="ADDRESS", help="Mirror: the address that the published files lie under.")
 def data(name: str, to: Path, url: str | None) -> None:
     """Fetch the data set NAME, unless it is there, and check every image of it.
 
     A download that was cut goes on where it stopped.  Without a network, put the published file into the
-    folder and run this. 'gtsrb' and 'imagenet' are checked, not fetched; 'imagenet' stands for any pictures
-    in folders imagenet/train/CLASS and imagenet/val/CLASS.
+    folder and run this. The others are checked, not fetched; 'folders' and 'imagenet' stand for any pictures
+    in folders train/CLASS and test/CLASS (or val/CLASS), or CLASS alone.
     """
     from trainer.data import check
     from trainer.data.download import fetch

@@ -18,16 +18,41 @@ except ModuleNotFoundError:  # Python 3.10
 
 from sdk.errors import UsageError
 from trainer.config.errors import explain
+from trainer.config.models import (
+    Classifier,
+    MaepModel,
+    MaepPurifier,
+    Model,
+    PlainModel,
+    RenModel,
+    RenPurifier,
+)
 from trainer.config.overrides import override
+from trainer.config.recipes import AdversarialRecipe, AtopRecipe, CleanRecipe, MaskedRecipe, Recipe
+from trainer.config.section import Count, Positive, Section, Share, Weight
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Weight = Annotated[float, msgspec.Meta(ge=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Base of all sections: an unknown key is an error."""
+__all__ = [
+    "AdversarialRecipe",
+    "AtopRecipe",
+    "Classifier",
+    "CleanRecipe",
+    "Config",
+    "Data",
+    "Loss",
+    "MaepModel",
+    "MaepPurifier",
+    "MaskedRecipe",
+    "Model",
+    "Optimizer",
+    "PlainModel",
+    "Recipe",
+    "RenModel",
+    "RenPurifier",
+    "Start",
+    "from_dict",
+    "load",
+    "to_dict",
+]
 
 
 class Data(Section):
@@ -37,114 +62,15 @@ class Data(Section):
     are never read in training.
     """
 
-    name: Literal["cifar10", "svhn", "gtsrb", "imagenet"]
+    name: Literal["cifar10", "svhn", "gtsrb", "imagenet", "folders"]
     validation: Count = 2000
+    #: For "folders": class names in the order of the logits, or the path of a file with one name a line.
+    #: Without them the folders' names, sorted.
+    classes: tuple[str, ...] | str | None = None
+    #: For "folders" without a folder for each split: share of the pictures that are training images.
+    train_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.8
     crop_padding: Annotated[int, msgspec.Meta(ge=0)] = 4
     flip: bool = True
-
-
-class RenPurifier(Section):
-    """REN's denoiser; see ``trainer.models.ren``."""
-
-    count: Count = 4
-    atoms: Count = 96
-    atoms_per_encoder: Count = 80
-    atoms_kept: Count = 86  #: atoms that a draw's random mask leaves in place
-    patch: Literal[4, 8] = 4
-    iterations: Count = 2
-    threshold: Weight = 0.01  #: initial, learned from there on; 0: no shrinkage, so a linear code
-
-    def __post_init__(self) -> None:
-        for key in ("atoms_per_encoder", "atoms_kept"):
-            value = getattr(self, key)
-            if value > self.atoms:
-                raise ValueError(f"{key}: expected at most atoms = {self.atoms}, got {value}")
-
-
-class MaepPurifier(Section):
-    """MAEP's masked autoencoder; see ``trainer.models.maep``."""
-
-    patch: Count = 4  #: side of a patch, in pixels
-    width: Count = 128
-    encoder_blocks: Count = 4
-    decoder_blocks: Count = 2
-    heads: Count = 4
-    patches_kept: Count | None = None  #: patches that a draw keeps; left out, all: the paper's inference
-    adapter_rank: Annotated[int, msgspec.Meta(ge=0)] = 0  #: of the decoder's low-rank adapters; 0 for none
-
-    def __post_init__(self) -> None:
-        if self.width % 4 or self.width % self.heads:
-            raise ValueError(f"width: expected a multiple of 4 and of heads = {self.heads}, got {self.width}")
-
-
-class Classifier(Section):
-    """The diverse classifier, ``count`` members on one trunk; see ``trainer.models.classifier``.
-
-    ``widths`` and ``blocks`` shape the edge network, the other kinds have theirs; ``factory`` is
-    "package.module:callable", for the kind "module".
-    """
-
-    kind: Literal["edge", "resnet18", "wrn-28-10", "module"] = "edge"
-    count: Count = 2
-    widths: tuple[int, ...] = (64, 128, 128)
-    blocks: Count = 2
-    factory: str | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.widths) < 2 or min(self.widths) < 1:
-            raise ValueError(f"widths: expected at least two positive widths, got {list(self.widths)}")
-        if self.kind != "edge" and (self.widths, self.blocks) != ((64, 128, 128), 2):
-            raise ValueError(f"widths, blocks: expected none, the classifier {self.kind!r} has its own")
-        if (self.kind == "module") != (self.factory is not None):
-            raise ValueError(
-                f"factory: expected for the kind 'module' alone, got {self.factory!r} for {self.kind!r}"
-            )
-
-
-class _Model(Section):
-    """What the families have in common."""
-
-    n_classes: Count = 10
-    image_size: Count = 32
-    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[Positive, Positive, Positive] = (0.2470, 0.2435, 0.2616)
-    classifier: Classifier = Classifier()
-
-
-class RenModel(_Model, tag_field="family", tag="ren"):
-    """Random encoding networks."""
-
-    purifier: RenPurifier = RenPurifier()
-
-    def __post_init__(self) -> None:
-        stride = self.purifier.patch // 2
-        if self.image_size % stride:
-            raise ValueError(
-                f"image_size: expected a multiple of {stride}, half of the patch, got {self.image_size}"
-            )
-
-
-class MaepModel(_Model, tag_field="family", tag="maep"):
-    """Masked autoencoder purifier."""
-
-    purifier: MaepPurifier = MaepPurifier()
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.purifier.patch:
-            raise ValueError(
-                f"image_size: expected a multiple of {self.purifier.patch}, the patch, got {self.image_size}"
-            )
-        n_patches = (self.image_size // self.purifier.patch) ** 2
-        if (kept := self.purifier.patches_kept or n_patches) > n_patches:
-            raise ValueError(f"patches_kept: expected at most {n_patches}, all of an image, got {kept}")
-
-
-class PlainModel(_Model, tag_field="family", tag="none"):
-    """The classifier alone: the twin that a purifier's worth is measured against."""
-
-
-#: The defence's shape; stored in the bundle, so that the twin can be rebuilt.
-Model = RenModel | MaepModel | PlainModel
 
 
 class Optimizer(Section):
@@ -180,71 +106,6 @@ class Loss(Section):
         start, end = self.mask_ramp
         if not 0 <= start < end <= 1:
             raise ValueError(f"mask_ramp: expected 0 <= start < end <= 1, got {list(self.mask_ramp)}")
-
-
-class CleanRecipe(Section, tag_field="kind", tag="clean"):
-    """No adversary of the classifier, only the label-free adversary of the code, within ``eps``.
-
-    The family "none" has no code: its classifier sees all images as they are.
-    """
-
-    eps: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]
-    raw_share: Share = 0.15  #: of a batch, that the classifier sees as it is
-    attacked_share: Share = 0.4  #: of a batch, that it sees code-attacked and purified
-
-    def __post_init__(self) -> None:
-        if self.raw_share + self.attacked_share > 1:
-            raise ValueError(f"attacked_share: expected at most 1 - raw_share, got {self.attacked_share}")
-
-
-class AdversarialRecipe(Section, tag_field="kind", tag="adversarial"):
-    """Adversarial training by N-FGSM, with two-step PGD at the end, attacking and updating the same draw.
-
-    ``soft_targets`` is a file of ``edge-train soften``; the labels are then neither used nor smoothed in the
-    cross-entropy. ``weight_perturbation`` is the norm of the adversarial weight perturbation over the norm of
-    each weight of the classifier; see ``trainer.objectives.weight_perturbation``. Each process
-    and micro-batch perturbs by its own images' gradient.
-    """
-
-    eps: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]
-    eps_ramp: Share = 0.15  #: of training, in which eps rises from 0
-    pgd_tail: Share = 0.1  #: of training, at its end, with two attack steps instead of one
-    probe_images: Count = 2000  #: validation images attacked by PGD-10 after every epoch
-    soft_targets: str | None = None
-    weight_perturbation: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0  #: 0: none
-
-
-class MaskedRecipe(Section, tag_field="kind", tag="masked"):
-    """MAEP's first two stages: attacked images are brought back to the clean ones, some patches masked.
-
-    The attack is PGD on the classifier alone.  It comes from ``bank``, a file of ``edge-train bank``;
-    if none is named, it is made anew in every step, and for validation.  The second stage trains adapters
-    only, without masking.
-    """
-
-    bank: str | None = None
-    eps: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 8 / 255  #: [0, 1] units, of attacks made in a step
-    attack_steps: Count = 10  #: of attacks made in a step
-    clean_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.25  #: of a batch, that is not attacked
-    #: Shares of the patches that are masked; the steps take turns.
-    masking: tuple[Annotated[float, msgspec.Meta(ge=0, lt=1)], ...] = (0.0, 0.5)
-    adapters_only: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.masking:
-            raise ValueError("masking: expected at least one share of masked patches, for example [0.0, 0.5]")
-
-
-class AtopRecipe(Section, tag_field="kind", tag="atop"):
-    """The whole purifier, fine-tuned through a frozen classifier on images attacked through both."""
-
-    eps: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]
-    attack_steps: Count = 1  #: 1 is N-FGSM, more are PGD
-    clean_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.25  #: of a batch, that is not attacked
-    probe_images: Count = 2000  #: validation images attacked by PGD-10 after every epoch
-
-
-Recipe = CleanRecipe | AdversarialRecipe | MaskedRecipe | AtopRecipe
 
 
 class Start(Section):

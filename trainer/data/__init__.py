@@ -5,7 +5,7 @@ Both hand out uint8 batches by ``stream``, which readies the next ones while the
 """
 
 from trainer.data.augmentation import augment
-from trainer.data.catalogue import SPLITS, Contents, check, fetch, names, open_dataset
+from trainer.data.catalogue import SPLITS, Contents, check, fetch, names, open_configured, open_dataset
 from trainer.data.dataset import DataError, DataSet, Images, split_validation
 from trainer.data.folders import ImageFolders, open_folders
 from trainer.data.generators import keyed_generator
@@ -28,6 +28,7 @@ __all__ = [
     "fetch",
     "keyed_generator",
     "names",
+    "open_configured",
     "open_dataset",
     "open_folders",
     "read_cifar10",

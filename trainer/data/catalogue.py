@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdk.errors import UsageError
+from trainer.config import Data
 from trainer.data.dataset import DataError, DataSet, Images
 from trainer.data.download.fetch import OnProgress, Published, fetch_file
-from trainer.data.folders import open_folders
+from trainer.data.folders import TRAIN_SHARE, open_folders
 from trainer.data.readers.cifar10 import read_cifar10
 from trainer.data.readers.gtsrb import read_gtsrb
 from trainer.data.readers.svhn import read_svhn
@@ -64,26 +65,39 @@ IN_MEMORY = {
     ),
 }
 _GTSRB = "gtsrb"
-_FOLDERS = "imagenet"
+_FOLDERS = ("imagenet", "folders")
 
 
 def names() -> tuple[str, ...]:
     """What ``data.name`` in a config, and ``edge-train data``, may say."""
-    return (*IN_MEMORY, _GTSRB, _FOLDERS)
+    return (*IN_MEMORY, _GTSRB, *_FOLDERS)
 
 
-def open_dataset(name: str, folder: Path, split: str, *, image_size: int | None = None) -> DataSet:
+def open_dataset(
+    name: str,
+    folder: Path,
+    split: str,
+    *,
+    image_size: int | None = None,
+    classes: Sequence[str] | str | None = None,
+    train_share: float = TRAIN_SHARE,
+) -> DataSet:
     """Open the data set ``name`` in ``folder``.
 
     Args:
-        name: "cifar10", "svhn", "gtsrb", or "imagenet": folders of pictures, one a class.
+        name: "cifar10", "svhn", "gtsrb", or "folders", one folder of pictures for each class ("imagenet" is
+            the same).
         folder: what ``edge-train data`` was given as ``--to``.
         split: "train" or "test".
         image_size: height and width in pixels; by default 32, for image folders 224. GTSRB's signs are
             resized, CIFAR-10 and SVHN have 32.
+        classes: for image folders, the class names in the order of the logits, or the path of a file with
+            one name a line.
+        train_share: for image folders that aren't split, the share of training images.
 
     Raises:
-        UsageError: no such data set or split, or one that doesn't come in ``image_size``.
+        UsageError: no such data set or split, or one that doesn't come in ``image_size``; or ``classes``
+            can't be read or is for image folders alone.
         DataError: the data set is absent or damaged.
     """
     if name not in names():
@@ -92,8 +106,13 @@ def open_dataset(name: str, folder: Path, split: str, *, image_size: int | None 
         raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     if image_size is not None and image_size < 1:
         raise UsageError(f"image_size: expected at least 1 pixel, got {image_size}")
-    if name == _FOLDERS:
-        return open_folders(folder, split, image_size or _FOLDER_IMAGE_SIZE)
+    if name in _FOLDERS:
+        if isinstance(classes, str):
+            classes = read_classes(Path(classes))
+        size = image_size or _FOLDER_IMAGE_SIZE
+        return open_folders(folder, split, size, classes=classes, train_share=train_share)
+    if classes is not None:
+        raise UsageError(f"data.classes: {name} has its own classes", hint="leave it out")
     if name == _GTSRB:
         return read_gtsrb(folder, split, image_size or _SMALL_IMAGE_SIZE)
     if image_size not in (None, _SMALL_IMAGE_SIZE):
@@ -101,6 +120,36 @@ def open_dataset(name: str, folder: Path, split: str, *, image_size: int | None 
             f"image_size: the images of {name} have {_SMALL_IMAGE_SIZE} pixels a side, got {image_size}"
         )
     return IN_MEMORY[name].read(folder, split)
+
+
+def open_configured(section: Data, folder: Path, split: str, *, image_size: int) -> DataSet:
+    """Open the data set of a config's ``data`` section; see ``open_dataset``."""
+    return open_dataset(
+        section.name,
+        folder,
+        split,
+        image_size=image_size,
+        classes=section.classes,
+        train_share=section.train_share,
+    )
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names, one a line, in the order of the logits; a byte order mark and blank ends are dropped.
+
+    Raises:
+        UsageError: the file can't be read, has an empty line or is no UTF-8 text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except OSError as error:
+        raise UsageError(f"data.classes {path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"data.classes {path}: expected UTF-8 text, one class a line") from None
+    names = tuple(line.strip() for line in lines)
+    if not all(names) or not names:
+        raise UsageError(f"data.classes {path}: line {names.index('') + 1 if names else 1}: no class in it")
+    return names
 
 
 def fetch(
@@ -120,7 +169,7 @@ def fetch(
     """
     if name not in IN_MEMORY:
         if url is not None:
-            what = "image folders" if name == _FOLDERS else name
+            what = "image folders" if name in _FOLDERS else name
             raise UsageError(
                 f"--url {url}: {what} can't be fetched", hint=f"leave --url out to check those in {to}"
             )

@@ -1,14 +1,14 @@
-"""Image folders as ImageNet is laid out, one folder for each class, decoded as they are asked for.
+"""Class folders: pictures on disk, one folder for each class, decoded when they are asked for.
 
 Images are cropped and resized by the runtime's own function: training sees what a deployed engine will see.
-OpenCV decodes without Python's lock, so threads keep every core busy and no image crosses between processes.
+Threads decode, since OpenCV releases Python's lock, so no image is copied between processes. The EXIF
+orientation is applied.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,59 +18,61 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sdk.arrays import Pixels
 from sdk.errors import SourceError
 from sdk.host.cpus import available_cpus
 from sdk.preprocess import resize
 from sdk.sources.opencv import quiet_opencv
-from sdk.sources.pictures import PICTURE_SUFFIXES, read_picture
+from sdk.sources.pictures import read_picture
+from trainer.data.class_folders import find_classes
 from trainer.data.dataset import DataError, DataSet, Images, Rows
 from trainer.data.generators import keyed_generator
 
 BATCHES_AHEAD = 2  # decoded while the trainer works on one; more only takes memory
-
-# ImageNet publishes no labels of its test images, so its validation images are what everyone tests on
-_SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
-_NAME = "imagenet"
+TRAIN_SHARE = 0.8
 
 
-def open_folders(folder: Path, split: str, image_size: int) -> ImageFolders:
+def open_folders(
+    folder: Path,
+    split: str,
+    image_size: int,
+    *,
+    classes: Sequence[str] | None = None,
+    train_share: float = TRAIN_SHARE,
+) -> ImageFolders:
     """The class folders in ``folder``: lists the files, decodes none.
 
-    The test images are in an order that is random, and always the same: who evaluates on the first of them
-    sees every class.
+    Without a folder for each split, a hash of each file's name decides which split it belongs to, so that a
+    picture stays there when others are added. Test images are in a random order that is always the same: the
+    first of them hold every class.
 
     Args:
-        folder: holds ``train/CLASS/…`` and ``test/CLASS/…`` (or ``val``), or a folder ``imagenet`` that does.
+        folder: holds ``train/CLASS/…`` and ``test/CLASS/…`` (or ``val``), or a folder ``imagenet`` that does,
+            or ``CLASS/…``.
         split: "train" or "test".
         image_size: height and width in pixels that images are cropped and resized to.
+        classes: the class names in the order of the logits; without them the folders' names, sorted. Folders
+            may be named by the classes or by their numbers.
+        train_share: share of the pictures that are training images, in (0, 1), where no folders split them.
 
     Raises:
-        DataError: no such folder; something in it is no folder of a class, or in a class no picture; a class
-            is empty; or the test images have a class that the training images lack.
+        DataError: no class folder; a class is empty, or isn't one of ``classes`` or of the training images.
     """
     quiet_opencv()
-    root = _root(folder, split)
-    if root is None:
-        wanted = " or ".join(f"{_NAME}/{name}/CLASS/*.jpg" for name in _SPLIT_FOLDERS[split])
-        raise DataError(
-            f"no image folders in {folder}: expected {wanted} there, one folder for each class; "
-            "ImageNet itself is to be had at https://image-net.org, after signing in"
-        )
-    labels = classes = _classes(root)
-    if split == "test" and (training := _root(folder, "train")) is not None:
-        labels = _classes(training)
-        if unknown := sorted(set(classes) - set(labels)):
-            raise DataError(f"{root / unknown[0]}: a class that {training} lacks; rename it or take it out")
-    paths: list[str] = []
+    paths: list[Path] = []
     targets: list[int] = []
-    for name in classes:
-        pictures = _pictures(root / name)
-        paths += (f"{name}/{picture}" for picture in pictures)
-        targets += [labels.index(name)] * len(pictures)
-    found = ImageFolders(root, tuple(paths), torch.tensor(targets), labels, image_size)
+    root, found, labels = find_classes(folder, split, classes, train_share)
+    for entry in found:
+        paths += entry.pictures
+        targets += [entry.target] * len(entry.pictures)
+    images = ImageFolders(root, _relative(paths, root), torch.tensor(targets), labels, image_size)
     if split == "train":
-        return found
-    return found.subset(torch.randperm(len(found), generator=keyed_generator("test order", len(found))))
+        return images
+    return images.subset(torch.randperm(len(images), generator=keyed_generator("test order", len(images))))
+
+
+def _relative(paths: Iterable[Path], root: Path) -> tuple[str, ...]:
+    return tuple(path.relative_to(root).as_posix() for path in paths)
 
 
 @dataclass(frozen=True)
@@ -127,44 +129,9 @@ def _finished(images: Images, decoding: list[Future[None]]) -> Images:
     return images
 
 
-def _decoded(path: Path) -> npt.NDArray[np.uint8]:
+def _decoded(path: Path) -> Pixels:
     """The picture, (H, W, 3) BGR."""
     try:
         return read_picture(path)
     except SourceError as error:
-        raise DataError(str(error)) from None
-
-
-def _root(folder: Path, split: str) -> Path | None:
-    roots = (base / name for base in (folder / _NAME, folder) for name in _SPLIT_FOLDERS[split])
-    return next((root for root in roots if root.is_dir()), None)
-
-
-def _classes(root: Path) -> tuple[str, ...]:
-    """The class folders' names in order; their position is the label's index."""
-    entries = _entries(root)
-    for entry in entries:
-        if not entry.is_dir():
-            raise DataError(f"{entry.path}: expected only folders, one for each class; take it out")
-    if not entries:
-        raise DataError(f"{root}: expected folders, one for each class, found none")
-    return tuple(entry.name for entry in entries)
-
-
-def _pictures(folder: Path) -> list[str]:
-    entries = _entries(folder)
-    for entry in entries:
-        if not entry.is_file() or os.path.splitext(entry.name)[1].lower() not in PICTURE_SUFFIXES:  # noqa: PTH122
-            kinds = " ".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES))
-            raise DataError(f"{entry.path}: not a picture; expected files of the kinds {kinds}; take it out")
-    if not entries:
-        raise DataError(f"{folder}: no picture of this class; add some or remove the folder")
-    return [entry.name for entry in entries]
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder}: can't be read: {error.strerror}") from None
+        raise DataError(error.what, hint=error.hint) from None

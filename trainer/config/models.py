@@ -1,0 +1,113 @@
+"""The ``model`` section: the defence's shape, which a bundle stores so that its twin can be rebuilt."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from trainer.config.section import Count, Positive, Section, Weight
+
+
+class RenPurifier(Section):
+    """REN's denoiser; see ``trainer.models.ren``."""
+
+    count: Count = 4
+    atoms: Count = 96
+    atoms_per_encoder: Count = 80
+    atoms_kept: Count = 86  #: atoms that a draw's random mask leaves in place
+    patch: Literal[4, 8] = 4
+    iterations: Count = 2
+    threshold: Weight = 0.01  #: initial, learned from there on; 0: no shrinkage, so a linear code
+
+    def __post_init__(self) -> None:
+        for key in ("atoms_per_encoder", "atoms_kept"):
+            value = getattr(self, key)
+            if value > self.atoms:
+                raise ValueError(f"{key}: expected at most atoms = {self.atoms}, got {value}")
+
+
+class MaepPurifier(Section):
+    """MAEP's masked autoencoder; see ``trainer.models.maep``."""
+
+    patch: Count = 4  #: side of a patch, in pixels
+    width: Count = 128
+    encoder_blocks: Count = 4
+    decoder_blocks: Count = 2
+    heads: Count = 4
+    patches_kept: Count | None = None  #: patches that a draw keeps; left out, all: the paper's inference
+    adapter_rank: Annotated[int, msgspec.Meta(ge=0)] = 0  #: of the decoder's low-rank adapters; 0 for none
+
+    def __post_init__(self) -> None:
+        if self.width % 4 or self.width % self.heads:
+            raise ValueError(f"width: expected a multiple of 4 and of heads = {self.heads}, got {self.width}")
+
+
+class Classifier(Section):
+    """The diverse classifier, ``count`` members on one trunk; see ``trainer.models.classifier``.
+
+    ``widths`` and ``blocks`` shape the edge network, the other kinds have theirs; ``factory`` is
+    "package.module:callable", for the kind "module".
+    """
+
+    kind: Literal["edge", "resnet18", "wrn-28-10", "module"] = "edge"
+    count: Count = 2
+    widths: tuple[int, ...] = (64, 128, 128)
+    blocks: Count = 2
+    factory: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise ValueError(f"widths: expected at least two positive widths, got {list(self.widths)}")
+        if self.kind != "edge" and (self.widths, self.blocks) != ((64, 128, 128), 2):
+            raise ValueError(f"widths, blocks: expected none, the classifier {self.kind!r} has its own")
+        if (self.kind == "module") != (self.factory is not None):
+            raise ValueError(
+                f"factory: expected for the kind 'module' alone, got {self.factory!r} for {self.kind!r}"
+            )
+
+
+class _Model(Section):
+    """What the families have in common."""
+
+    n_classes: Count = 10
+    image_size: Count = 32
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[Positive, Positive, Positive] = (0.2470, 0.2435, 0.2616)
+    classifier: Classifier = Classifier()
+
+
+class RenModel(_Model, tag_field="family", tag="ren"):
+    """Random encoding networks."""
+
+    purifier: RenPurifier = RenPurifier()
+
+    def __post_init__(self) -> None:
+        stride = self.purifier.patch // 2
+        if self.image_size % stride:
+            raise ValueError(
+                f"image_size: expected a multiple of {stride}, half of the patch, got {self.image_size}"
+            )
+
+
+class MaepModel(_Model, tag_field="family", tag="maep"):
+    """Masked autoencoder purifier."""
+
+    purifier: MaepPurifier = MaepPurifier()
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.purifier.patch:
+            raise ValueError(
+                f"image_size: expected a multiple of {self.purifier.patch}, the patch, got {self.image_size}"
+            )
+        n_patches = (self.image_size // self.purifier.patch) ** 2
+        if (kept := self.purifier.patches_kept or n_patches) > n_patches:
+            raise ValueError(f"patches_kept: expected at most {n_patches}, all of an image, got {kept}")
+
+
+class PlainModel(_Model, tag_field="family", tag="none"):
+    """The classifier alone: the twin that a purifier's worth is measured against."""
+
+
+#: The defence's shape; stored in the bundle, so that the twin can be rebuilt.
+Model = RenModel | MaepModel | PlainModel
