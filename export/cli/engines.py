@@ -48,6 +48,7 @@ def engines_command(
     from export.tensorrt.build import Profile
     from export.tensorrt.engines import build_engines, engines_key
     from sdk.bundle import Bundle
+    from sdk.bundle.signature import sign_again
 
     bundle = Bundle.open(folder)
     precisions = [] if precision is None else [name.strip() for name in precision.split(",")]
@@ -55,6 +56,7 @@ def engines_command(
     if key:
         echo(engines_key(bundle, target, precisions=precisions, workspace_mib=workspace, profiles=shapes))
         return
+    was_signed = bundle.has_signature
     with _progress() as (on_step, on_phase):
         outcome = build_engines(
             bundle,
@@ -68,6 +70,8 @@ def engines_command(
             on_phase=on_phase,
         )
     _report(outcome, as_json)
+    if was_signed and not Bundle.open(folder).has_signature:
+        echo(sign_again(folder), err=True)
 
 
 @contextmanager

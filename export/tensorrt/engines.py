@@ -29,10 +29,11 @@ from sdk.backends.plan_store import (
     Sidecar,
     built_engines,
     bundle_folder,
+    listed_engines,
     make_cache_folder,
     plan_path,
 )
-from sdk.bundle import Bundle, Engine, Precision, sha256_of
+from sdk.bundle import Bundle, Engine, File, Precision, sha256_of, write_manifest
 from sdk.errors import UsageError
 from sdk.files import AtomicFile, remove_stale_parts, replacing
 
@@ -83,7 +84,8 @@ def build_engines(
         workspace_mib: scratch memory that a layer may take, in MiB; None takes the target's.
         profiles: shape ranges of inputs whose ONNX shape is dynamic.
         force: build anew what could be reused.
-        into_bundle: write beside the ONNX files instead of into the user's cache.
+        into_bundle: write beside the ONNX files instead of into the user's cache, and list the engines in
+            ``bundle.json``; a signature of it is removed.
         on_step: called with 'ID PRECISION', the engines done and their total as each engine begins.
         on_phase: called with the builder's phases.
 
@@ -101,6 +103,8 @@ def build_engines(
             for done, (engine, precision) in enumerate(run.engines):
                 on_step(f"{engine.id} {precision}", done, total)
                 provided.append(run.provide(engine, precision, folder, force, on_phase))
+            if into_bundle:
+                bundle = _listing(bundle, provided)
     except OSError as error:
         raise BuildError(unwritable(error, bundle.folder)) from error
     return Outcome(
@@ -167,13 +171,27 @@ class _Run:
         """The engine, built unless ``folder`` has it whole."""
         fingerprint = self.fingerprint(engine, precision)
         plan = plan_path(folder, engine.id, fingerprint)
-        found = None if force else _reusable(engine.id, plan, fingerprint)
+        found = None if force else self._reusable(engine.id, plan, fingerprint)
         sidecar = found or self._build(engine, fingerprint, plan, on_phase)
         now = time.time_ns()  # the kernel's own stamps are too coarse to order two quick runs by
         os.utime(plan, ns=(now, now))  # the runtime takes the last built or reused
         return Provided(
             engine.id, precision, found is None, str(plan), sidecar.plan_size_bytes, sidecar.build_s
         )
+
+    def _reusable(self, engine_id: str, plan: Path, fingerprint: Fingerprint) -> Sidecar | None:
+        """The sidecar of ``plan``, if that is there, whole, trusted, and of this very fingerprint."""
+        if plan.parent == bundle_folder(self.bundle):  # where only what the manifest lists is trusted
+            found = listed_engines(self.bundle, engine_id, fingerprint.precision)
+        else:
+            found = built_engines(plan.parent, engine_id, fingerprint.precision)
+        for built in found:
+            sidecar = built.sidecar
+            if built.plan != plan or sidecar.fingerprint != fingerprint or not plan.is_file():
+                continue
+            if sha256_of(plan) == sidecar.plan_sha256:
+                return sidecar
+        return None
 
     def fingerprint(self, engine: Engine, precision: Precision) -> Fingerprint:
         return Fingerprint(
@@ -193,11 +211,12 @@ class _Run:
         if self.target.backend == "tensorrt":  # TensorRT-RTX times kernels on the device that runs them
             name = f"timings.{self.host.version}.{'_'.join(self.host.capabilities)}.cache"
             timings = plan.parent / name  # whose lock we hold
+        onnx = self.bundle.read(engine.onnx[precision])  # the bytes that the fingerprint names
         file = AtomicFile(plan)
         file.create()
         job = Job(
             module=self.host.module,
-            onnx=self.bundle.path(engine.onnx[precision]),
+            onnx=onnx,
             options=self.options,
             part=file.part,
             timings=timings,
@@ -233,15 +252,18 @@ def _publish(plan: AtomicFile, sidecar: Sidecar) -> None:
         plan.finish()
 
 
-def _reusable(engine_id: str, plan: Path, fingerprint: Fingerprint) -> Sidecar | None:
-    """The sidecar of ``plan``, if that is there, whole, and of this very fingerprint."""
-    for built in built_engines(plan.parent, engine_id, fingerprint.precision):
-        sidecar = built.sidecar
-        if built.plan != plan or sidecar.fingerprint != fingerprint or not plan.is_file():
-            continue
-        if sha256_of(plan) == sidecar.plan_sha256:
-            return sidecar
-    return None
+def _listing(bundle: Bundle, provided: Sequence[Provided]) -> Bundle:
+    """List the engines in the bundle's folder in its manifest; one signed before is unsigned then."""
+    plans = {file.file: file for file in bundle.manifest.plans if bundle.path(file).is_file()}
+    for one in provided:
+        for path in (Path(one.plan), Path(one.plan).with_suffix(".json")):
+            name = path.relative_to(bundle.folder).as_posix()
+            plans[name] = File(name, sha256_of(path))
+    listed = tuple(plans[name] for name in sorted(plans))
+    if listed == bundle.manifest.plans:
+        return bundle
+    write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, plans=listed))
+    return Bundle.open(bundle.folder)
 
 
 def _choose(bundle: Bundle, target: Target, wanted: Sequence[str]) -> list[Precision]:

@@ -33,7 +33,7 @@ class Job:
     """
 
     module: str
-    onnx: Path
+    onnx: bytes
     options: Options
     part: Path
     timings: Path | None
@@ -92,7 +92,7 @@ def _work(job: Job, connection: Connection, parent: int) -> None:
     try:
         built = build_plan(
             import_module(job.module),
-            job.onnx.read_bytes(),
+            job.onnx,
             job.options,
             known_timings=None if job.timings is None else _known(job.timings),
             on_phase=lambda phase: send("phase", phase),

@@ -4,10 +4,9 @@ An engine is derived and disposable.  It lies in a per-user cache, or beside the
 plan (the bytes that TensorRT deserializes) and a ``.json`` sidecar with its fingerprint and the plan's
 sha256.  The builder writes by these rules and the runtime looks up by them.
 
-A plan is code to whoever loads it.  So the cache must belong to the user alone, and ``BuiltEngine.read``
-checks the plan's sha256 before anyone sees its bytes.  Engines inside a bundle are trusted as far as its
-folder is: ``bundle.json`` doesn't list them, and its signature doesn't cover them; so where a signature is
-required, they are left alone.
+A plan is code to whoever loads it. So the cache must belong to the user alone, ``BuiltEngine.read`` checks
+the plan's sha256 before anyone sees its bytes, and of the engines inside a bundle only those count that
+``bundle.json`` lists, which its signature covers: whoever can add a file to the folder adds no code.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import msgspec
 from sdk.bundle import Bundle, Engine, Precision
 from sdk.choices import ENGINE_NAMES
 from sdk.choices import EngineBackend as EngineBackend
-from sdk.errors import BackendError
+from sdk.errors import BackendError, BundleError
 from sdk.host.cache import cache_root, check_private, make_private
 
 SCHEMA = 1
@@ -125,8 +124,8 @@ class BuiltEngine:
 def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host) -> BuiltEngine:
     """The engine that ``host`` may load: built from this very ONNX file, for this version and GPU.
 
-    The bundle's own folder is searched before the cache, unless the bundle had to be signed; among several,
-    the last built or reused is taken, whatever its options.
+    Engines that the bundle's manifest lists come before those in the cache; among several, the last built or
+    reused is taken, whatever its options.
 
     Raises:
         BackendError: there is none; the message says what differs in the nearest, and how to build it. Or
@@ -134,8 +133,8 @@ def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host
     """
     sha256 = engine.onnx[precision].sha256
     differing: list[tuple[list[str], BuiltEngine]] = []
-    for folder in _trusted_folders(bundle):
-        for built in _newest_first(built_engines(folder, engine.id, precision)):
+    for engines in _trusted(bundle, engine.id, precision):
+        for built in _newest_first(engines):
             differences = _differences(built.sidecar.fingerprint, sha256, host)
             if not differences:
                 return built
@@ -146,20 +145,22 @@ def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host
         what += f"{nearest.plan} was built for {' and '.join(differences)}"
     else:
         what += f"none was built for {NAMES[host.backend]} yet"
+    if _has_unlisted(bundle, engine.id, precision):
+        what += f", and what lies in {bundle_folder(bundle)} is code that bundle.json doesn't list"
     raise BackendError(what, hint=f"build it: {build_command(bundle, host.backend, precision)}")
 
 
 def built_engines(folder: Path, engine_id: str, precision: Precision) -> Iterator[BuiltEngine]:
     """Every engine in ``folder`` of that id and precision; a sidecar that can't be read counts as none.
 
-    Whether ``folder`` is to be trusted is the caller's to know.
+    The caller must ensure that ``folder`` is trusted.
     """
     for path in folder.glob(f"{_stem(engine_id, precision)}.*.json"):
         try:
-            sidecar = msgspec.json.decode(path.read_bytes(), type=Sidecar)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            sidecar = _decode(path.read_bytes(), engine_id, precision)
+        except OSError:
             continue
-        if (sidecar.schema, sidecar.engine, sidecar.fingerprint.precision) == (SCHEMA, engine_id, precision):
+        if sidecar is not None:
             yield BuiltEngine(path.with_suffix(".plan"), sidecar)
 
 
@@ -207,18 +208,51 @@ def build_command(bundle: Bundle, backend: EngineBackend, precision: Precision) 
     return f"edge-export engines {folder} --target {target} --precision {precision}"
 
 
-def _trusted_folders(bundle: Bundle) -> Iterator[Path]:
-    """Where engines of ``bundle`` may be loaded from, the first choice first.
+def listed_engines(bundle: Bundle, engine_id: str, precision: Precision) -> Iterator[BuiltEngine]:
+    """Every engine of that id and precision inside the bundle whose plan and sidecar the manifest lists.
+
+    One that is absent, or isn't what the manifest says, counts as none.
+    """
+    stem = f"{FOLDER}/{_stem(engine_id, precision)}."
+    for file in bundle.manifest.plans:
+        if not (file.file.startswith(stem) and file.file.endswith(".json")):
+            continue
+        plan = bundle.listed(file.file.removesuffix(".json") + ".plan")
+        try:
+            sidecar = _decode(bundle.read(file), engine_id, precision)
+        except BundleError:
+            continue
+        if sidecar is not None and plan is not None and plan.sha256 == sidecar.plan_sha256:
+            yield BuiltEngine(bundle.path(plan), sidecar)
+
+
+def _trusted(bundle: Bundle, engine_id: str, precision: Precision) -> Iterator[Iterator[BuiltEngine]]:
+    """The engines that may be loaded, by place, the first choice first.
 
     The cache is looked at last, so that engines inside the bundle need none.
 
     Raises:
         BackendError: it can't be used, or others may write to it.
     """
-    if not bundle.signed_by:
-        yield bundle_folder(bundle)
+    yield listed_engines(bundle, engine_id, precision)
     check_private(cache_root())
-    yield cache_folder(bundle)
+    yield built_engines(cache_folder(bundle), engine_id, precision)
+
+
+def _has_unlisted(bundle: Bundle, engine_id: str, precision: Precision) -> bool:
+    listed = {file.file for file in bundle.manifest.plans}
+    found = bundle_folder(bundle).glob(f"{_stem(engine_id, precision)}.*.plan")
+    return any(f"{FOLDER}/{path.name}" not in listed for path in found)
+
+
+def _decode(content: bytes, engine_id: str, precision: Precision) -> Sidecar | None:
+    """A sidecar, if it is one of that engine and precision."""
+    try:
+        sidecar = msgspec.json.decode(content, type=Sidecar)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    is_its = (sidecar.schema, sidecar.engine, sidecar.fingerprint.precision) == (SCHEMA, engine_id, precision)
+    return sidecar if is_its else None
 
 
 def _differences(built: Fingerprint, onnx_sha256: str, host: Host) -> list[str]:

@@ -116,7 +116,7 @@ class Bundle:
                 it is an engine whose weights lie in other files, which no hash covers.
         """
         content = _read(self.folder, file)
-        if any(file in engine.onnx.values() for engine in self.manifest.engines):
+        if file in self.manifest.graphs():
             _refuse_external_data(self.folder, file, content)
         return content
 

@@ -169,6 +169,10 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
         """``precisions`` below FP32."""
         return tuple(each for each in self.precisions if each != "fp32")
 
+    def graphs(self) -> set[File]:
+        """Every ONNX file, of all precisions and kinds."""
+        return {file for one in self.engines for files in (one.onnx, one.cpu) for file in files.values()}
+
     def files(self) -> Iterator[File]:
         """Every file named, each once; built engines, which are derived and may be absent, are left out."""
         named = [self.labels, self.golden, self.card, self.robustness]

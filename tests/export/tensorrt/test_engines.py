@@ -28,8 +28,8 @@ from export.tensorrt.devices import BuildHost
 from export.tensorrt.engines import Outcome, build_engines
 from export.tensorrt.worker import Job, build_apart
 from sdk.backends.plan_store import BuiltEngine, Host, Sidecar, bundle_folder, cache_folder, find_engine
-from sdk.bundle import Bundle, Precision
-from sdk.errors import BackendError, UsageError
+from sdk.bundle import Bundle, Precision, sha256_of
+from sdk.errors import BackendError, BundleError, UsageError
 from sdk.files import PREFIX
 from tests.export.rejected import rejected_graph
 from tests.export.spoil import edit_manifest, rehash
@@ -175,7 +175,9 @@ def test_into_bundle_needs_no_cache_at_all(
     cache.parent.write_text("a file, not a folder")
     monkeypatch.setattr(engines, "build_host", lambda target: L4)
     assert built(build_engines(small, "local", into_bundle=True)) == SMALL
+    small = Bundle.open(small.folder)
     assert built(build_engines(small, "local", into_bundle=True)) == []
+    assert Bundle.open(small.folder).digest == small.digest, "nothing new to list"
     (timings,) = bundle_folder(small).glob("timings.*")
     assert timings.stat().st_size > 0
 
@@ -194,8 +196,8 @@ def test_timings_that_cannot_be_kept_cost_no_engine(
 
 
 def test_an_error_that_nobody_foresaw_is_one_clear_line(small: Bundle, tmp_path: Path) -> None:
-    onnx_path = small.path(small.manifest.purifiers[0].onnx["fp32"])
-    job = Job("json", onnx_path, Options(64), tmp_path / "plan.part", None)  # which is no TensorRT
+    onnx = small.read(small.manifest.purifiers[0].onnx["fp32"])
+    job = Job("json", onnx, Options(64), tmp_path / "plan.part", None)  # which is no TensorRT
     with pytest.raises(
         BuildError, match=r"^engine purifier-00: AttributeError: module 'json' has no attribute 'ILogger'$"
     ):
@@ -257,11 +259,34 @@ def test_an_int8_engine_that_tensorrt_rejects_shows_its_own_log_lines(small: Bun
 
 def test_a_file_that_is_no_onnx_is_one_clear_line(small: Bundle) -> None:
     (small.folder / "onnx" / "purifier-00.onnx").write_bytes(b"not ONNX at all")
-    with pytest.raises(
-        BuildError, match=r"can't parse the ONNX file: .*Failed to parse the ONNX model"
-    ) as caught:
-        build_engines(small, "rtx")
+    rehash(small.folder)
+    with pytest.raises(BundleError, match=r"purifier-00\.onnx is not an ONNX file: ") as caught:
+        build_engines(Bundle.open(small.folder), "rtx")
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_compiled_is_what_the_fingerprint_names(small: Bundle) -> None:
+    """An ONNX file that is replaced after the bundle was opened is not compiled under its name."""
+    first, second = (engine.onnx["fp32"] for engine in small.manifest.engines)
+    swapped = small.path(second).read_bytes()
+    small.path(first).write_bytes(swapped)
+    with pytest.raises(BundleError, match=r"purifier-00\.onnx is damaged or changed"):
+        build_engines(small, "rtx")
+    assert not list(cache_folder(small).glob("*.plan"))
+
+
+def test_a_strangers_engine_in_the_bundle_is_not_listed_as_built(small: Bundle) -> None:
+    """It has the right name and fingerprint, and a sidecar with its hash."""
+    build_engines(small, "rtx", into_bundle=True)
+    bundle = Bundle.open(small.folder)
+    plan, sidecar = (next(bundle_folder(bundle).glob(f"purifier-00.*{end}")) for end in (".plan", ".json"))
+    tree = json.loads(sidecar.read_text())
+    plan.write_bytes(b"code")
+    tree |= {"plan_sha256": sha256_of(plan), "plan_size_bytes": 4}
+    sidecar.write_text(json.dumps(tree))
+    again = build_engines(bundle, "rtx", into_bundle=True)
+    assert built(again) == ["purifier-00"], "it is built over"
+    assert find_engine(Bundle.open(small.folder), bundle.manifest.purifiers[0], "fp32", GPU).read() != b"code"
 
 
 def make_dynamic(model: onnx.ModelProto) -> None:
@@ -439,7 +464,7 @@ def test_the_command_reports_what_it_built(small: Bundle) -> None:
     )
     second = run_cli("engines", small.folder, "--target", "rtx", "--into-bundle", "--json")
     report = json.loads(second.stdout)
-    assert (report["bundle"], report["digest"]) == ("tiny", small.digest)
+    assert (report["bundle"], report["digest"]) == ("tiny", Bundle.open(small.folder).digest)
     assert [(engine["engine"], engine["built"]) for engine in report["engines"]] == [
         (name, False) for name in SMALL
     ]

@@ -26,7 +26,7 @@ from sdk.backends.plan_store import (
     make_cache_folder,
     plan_path,
 )
-from sdk.bundle import Bundle, File
+from sdk.bundle import Bundle, File, sha256_of, write_manifest
 from sdk.errors import BackendError
 
 RTX = Host("tensorrt-rtx", "1.7.1.116", "NVIDIA RTX 4090", "8.9")
@@ -75,14 +75,59 @@ def find(bundle: Bundle, host: Host) -> BuiltEngine:
     return find_engine(bundle, bundle.manifest.purifiers[0], "fp32", host)
 
 
+def listing(bundle: Bundle, *plans: Path) -> Bundle:
+    """The bundle with ``plans`` and their sidecars in its manifest, as ``--into-bundle`` writes it."""
+    paths = [path for plan in plans for path in (plan, plan.with_suffix(".json"))]
+    files = tuple(File(path.relative_to(bundle.folder).as_posix(), sha256_of(path)) for path in paths)
+    write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, plans=files))
+    return Bundle.open(bundle.folder)
+
+
 @pytest.mark.parametrize("host", [RTX, ORIN])
-@pytest.mark.parametrize("place", [bundle_folder, cache_folder])
-def test_what_was_built_for_this_host_is_found_in_either_place(
-    bundle: Bundle, host: Host, place: Any
-) -> None:
-    path = put(place(bundle), fingerprint(bundle, host), b"the engine")
+def test_what_was_built_for_this_host_is_found_in_the_cache(bundle: Bundle, host: Host) -> None:
+    path = put(cache_folder(bundle), fingerprint(bundle, host), b"the engine")
     found = find(bundle, host)
     assert (found.plan, found.read()) == (path, b"the engine")
+
+
+@pytest.mark.parametrize("host", [RTX, ORIN])
+def test_what_the_bundle_lists_is_found_in_it(bundle: Bundle, host: Host) -> None:
+    path = put(bundle_folder(bundle), fingerprint(bundle, host), b"the engine")
+    found = find(listing(bundle, path), host)
+    assert (found.plan, found.read()) == (path, b"the engine")
+
+
+def test_what_the_bundle_does_not_list_is_code_of_anybody(bundle: Bundle) -> None:
+    """A plan and a sidecar that fit, beside the ONNX files: whoever can write there would run code."""
+    put(bundle_folder(bundle), fingerprint(bundle, ORIN))
+    with pytest.raises(BackendError, match=r"none was built for TensorRT yet, and what lies in .* is code"):
+        find(bundle, ORIN)
+
+
+@pytest.mark.parametrize("swapped", [".plan", ".json", "both"])
+def test_what_was_put_in_place_of_a_listed_engine_is_not_loaded(bundle: Bundle, swapped: str) -> None:
+    path = put(bundle_folder(bundle), fingerprint(bundle, ORIN), b"the engine")
+    listed = listing(bundle, path)
+    if swapped == ".plan":
+        path.write_bytes(b"not it yet")
+        with pytest.raises(BackendError, match=r"damaged or changed.*not loaded, since an engine is code"):
+            find(listed, ORIN).read()
+        return
+    if swapped == "both":
+        put(bundle_folder(bundle), fingerprint(bundle, ORIN), b"an attacker's")
+    else:
+        path.with_suffix(".json").write_text("{}")
+    with pytest.raises(BackendError, match="none was built for TensorRT yet"):
+        find(listed, ORIN)
+
+
+def test_a_sidecar_alone_is_no_engine(bundle: Bundle) -> None:
+    path = put(bundle_folder(bundle), fingerprint(bundle, ORIN))
+    sidecar = path.with_suffix(".json")
+    files = (File(sidecar.relative_to(bundle.folder).as_posix(), sha256_of(sidecar)),)
+    write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, plans=files))
+    with pytest.raises(BackendError, match="none was built for TensorRT yet"):
+        find(Bundle.open(bundle.folder), ORIN)
 
 
 @pytest.mark.parametrize(("host", "board"), [(ORIN, "Jetson AGX Orin"), (AGX, None)])
@@ -96,7 +141,7 @@ def test_a_board_that_one_side_could_not_tell_bars_nothing(
 def test_the_bundle_comes_before_the_cache(bundle: Bundle) -> None:
     inside = put(bundle_folder(bundle), fingerprint(bundle, RTX))
     put(cache_folder(bundle), fingerprint(bundle, RTX))
-    assert find(bundle, RTX).plan == inside
+    assert find(listing(bundle, inside), RTX).plan == inside
 
 
 def test_among_engines_of_other_options_the_last_built_or_reused_is_taken(bundle: Bundle) -> None:
@@ -225,6 +270,7 @@ def test_a_cache_home_that_is_a_file_is_one_clear_line(bundle: Bundle, cache: Pa
 
 def test_engines_in_the_bundle_need_no_cache(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(bundle_folder(bundle), fingerprint(bundle, RTX))
+    bundle = listing(bundle, path)
     without_home(monkeypatch)
     assert find(bundle, RTX).plan == path
 

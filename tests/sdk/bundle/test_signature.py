@@ -22,7 +22,7 @@ from sdk.cli import main
 from sdk.doctor import examine
 from sdk.errors import BackendError, BundleError, UsageError
 from sdk.purifier import Purifier
-from tests.sdk.backends.test_plan_store import ORIN, fingerprint, put
+from tests.sdk.backends.test_plan_store import ORIN, fingerprint, listing, put
 from tests.sdk.conftest import write_video
 from tests.sdk.keys import Keys, make_keys
 
@@ -135,17 +135,23 @@ def test_signature_of_another_size_is_refused(signed: Path, keys: Keys, size: in
         Bundle.open(signed, public_key=keys.public)
 
 
-def test_engines_in_a_signed_bundles_folder_are_not_loaded(
+def test_engines_in_a_signed_bundles_folder_are_loaded_only_if_it_covers_them(
     signed: Path, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are code, and no signature covers them."""
+    """They are code."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     plain, strict = Bundle.open(signed), Bundle.open(signed, public_key=keys.public)
-    put(bundle_folder(plain), fingerprint(plain, ORIN))
+    path = put(bundle_folder(plain), fingerprint(plain, ORIN))
     engine = plain.manifest.purifiers[0]
-    assert find_engine(plain, engine, "fp32", ORIN).plan.parent == bundle_folder(plain)
-    with pytest.raises(BackendError, match="none was built for TensorRT yet"):
-        find_engine(strict, engine, "fp32", ORIN)
+    for bundle in (plain, strict):
+        with pytest.raises(BackendError, match="none was built for TensorRT yet"):
+            find_engine(bundle, engine, "fp32", ORIN)
+    listing(plain, path)
+    with pytest.raises(BundleError, match="unsigned"):
+        Bundle.open(signed, public_key=keys.public)
+    sign(signed, keys.private)
+    strict = Bundle.open(signed, public_key=keys.public)
+    assert find_engine(strict, engine, "fp32", ORIN).plan == path
 
 
 # --- keys
