@@ -106,7 +106,7 @@ def compare(bundle: Bundle, frame_size: tuple[int, int], frames: int) -> Compari
     with tempfile.TemporaryDirectory(prefix="edge-purify-") as folder, closing(load(bundle, "auto")) as here:
         picture = Path(folder, "frame.png")
         cv2.imwrite(str(picture), frame)
-        with Child([__file__, SERVE, str(bundle.folder), str(picture)]) as child:
+        with Child("torch", [sys.executable, __file__, SERVE, str(bundle.folder), str(picture)]) as child:
             greeting = msgspec.json.decode(child.hear(), type=Greeting)
 
             def eager() -> Milliseconds:

@@ -28,6 +28,7 @@ from sdk.benchmark.throughput import loop
 from sdk.bundle import Bundle
 from sdk.errors import UsageError
 from sdk.host.cpus import available_cpus
+from sdk.host.hardware import has_exact_int8
 
 __all__ = [
     "OVERHEAD_BOUND",
@@ -47,6 +48,7 @@ SECTIONS: dict[str, Callable[[Subject], Any]] = {
     "preprocess": one_frame.preprocess,
     "votes": one_frame.votes,
     "banks": one_frame.banks,
+    "precisions": one_frame.precisions,
     "memory": endurance.memory,
     "loop": loop,
     "start": start,
@@ -126,6 +128,7 @@ def _facts(subject: Subject) -> dict[str, Any]:
         "precision": subject.backend.precision,
         "threads": subject.backend.threads,
         "cpus": available_cpus(),
+        "exact_int8": has_exact_int8(),
         "image_width": image.width,
         "image_height": image.height,
         "frame_width": subject.frame_size[0],

@@ -13,6 +13,8 @@ TAIL_BOUND = 1.25  # p99/p50 of a frame over that of the bare
 DRAW_BOUND_US = 50.0
 PREPROCESS_BOUND = 0.35  # of a plain INTER_AREA of the frame's full centre
 BANK_BOUND = 1.05  # p50 with the largest bank over p50 with one purifier
+#: Engines of a frame in INT8 over those in FP32, if the CPU has VNNI and the bundle INT8 graphs for CPUs.
+INT8_BOUND = 0.6
 BYTES_PER_FILE_BYTE, BYTES_PER_SESSION = 2, 4 * 2**20  # that a purifier more may take
 LOOP_BOUND = 0.9  # of the frames a second that the stages allow
 START_BOUND_S = 1.5
@@ -34,6 +36,10 @@ def checks(report: Report) -> Iterator[Check]:
         small, large = report.banks[0], report.banks[-1]
         name = f"K={large.purifiers} / K={small.purifiers}"
         yield at_most(name, large.ours.p50_ms / small.ours.p50_ms, BANK_BOUND)
+    by_name = {found.precision: found for found in report.precisions}
+    if report.exact_int8 and (int8 := by_name.get("int8")) is not None and int8.graphs == "cpu":
+        share = int8.engines.p50_ms / by_name["fp32"].engines.p50_ms
+        yield at_most("engines in int8 / fp32", share, INT8_BOUND)
     if (memory := report.memory) is not None:
         allowed = BYTES_PER_FILE_BYTE * memory.added_files_bytes + BYTES_PER_SESSION * memory.added_sessions
         name = f"memory K={memory.large_purifiers} - K={memory.small_purifiers}"

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import NoReturn
 
 from sdk.errors import BackendError
-from sdk.host.children import python_module
 
 
 class NotMeasured(Exception):
@@ -20,14 +19,15 @@ class Child:
     """A Python program in another process, spoken to line by line; a context manager that ends it.
 
     Args:
-        arguments: a module's name, and what follows it on the command line.
+        name: of the program, for messages.
+        command: the whole command line, as `sdk.host.children` makes it.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self._arguments = arguments
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self._name = name
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - __exit__ closes it; a pipe unread would block
         self._process = subprocess.Popen(
-            python_module(*arguments),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -64,7 +64,7 @@ class Child:
         code = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().strip().splitlines() or ["it said nothing"]
-        raise BackendError(f"python -m {' '.join(self._arguments)} ended with {code}: {said[-1]}")
+        raise BackendError(f"the child process {self._name} ended with {code}: {said[-1]}")
 
     def __enter__(self) -> Child:
         return self

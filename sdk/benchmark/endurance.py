@@ -20,6 +20,7 @@ from sdk.benchmark.report import Memory, Soak
 from sdk.benchmark.subject import Subject, Synthetic, natural_frame, with_bank_of
 from sdk.benchmark.turns import Bare
 from sdk.bundle import Bundle
+from sdk.host.children import python_module
 from sdk.loop import run
 from sdk.purifier import Purifier
 from sdk.result import Result
@@ -60,7 +61,7 @@ def soak(subject: Subject, frames: int, on_tenth: Callable[[], None]) -> Soak:
         NotMeasured: this system doesn't report its memory.
     """
     _require_statm()
-    with Child(_arguments("soak", subject, len(subject.bundle.manifest.purifiers), frames)) as child:
+    with Child("soak", _command("soak", subject, len(subject.bundle.manifest.purifiers), frames)) as child:
         for _ in range(TENTHS):
             child.hear()
             on_tenth()
@@ -114,15 +115,15 @@ class _Tenth:
 
 
 def _resident(subject: Subject, purifiers: int) -> int:
-    with Child(_arguments("resident", subject, purifiers, RESIDENT_FRAMES)) as child:
+    with Child("resident", _command("resident", subject, purifiers, RESIDENT_FRAMES)) as child:
         return int(child.hear())
 
 
-def _arguments(what: str, subject: Subject, purifiers: int, frames: int) -> list[str]:
-    """The command line of ``sdk.benchmark.__main__``."""
+def _command(what: str, subject: Subject, purifiers: int, frames: int) -> list[str]:
+    """Command that runs ``sdk.benchmark.__main__``."""
     numbers = (*subject.frame_size, purifiers, frames)
     precision = subject.backend.precision
-    return ["sdk.benchmark", what, str(subject.bundle.folder), precision, *map(str, numbers)]
+    return python_module("sdk.benchmark", what, str(subject.bundle.folder), precision, *map(str, numbers))
 
 
 def _require_statm() -> None:

@@ -11,9 +11,9 @@ import cv2
 from sdk.benchmark.children import Child
 from sdk.benchmark.report import Start
 from sdk.benchmark.subject import Subject
+from sdk.host.children import python_module
 
 PROCESSES = 6
-PROGRAM = "from sdk.cli import main; main()"
 
 
 def start(subject: Subject) -> Start:
@@ -34,6 +34,8 @@ def _first_result_s(subject: Subject, picture: Path) -> float:
         "--json": "-",
     }
     began = perf_counter()
-    with Child(["-c", PROGRAM, *(word for pair in options.items() for word in pair)]) as child:
+    with Child(
+        "edge-purify", python_module("sdk.cli", *(word for pair in options.items() for word in pair))
+    ) as child:
         child.hear()
         return perf_counter() - began

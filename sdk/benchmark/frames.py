@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
-from sdk.benchmark.report import Bank, Preprocess, Stages, Votes
+from sdk.benchmark.report import Bank, InPrecision, Preprocess, Stages, Votes
 from sdk.benchmark.subject import Subject, with_bank_of
 from sdk.benchmark.turns import Bare, Side, by_stage, centre, ours, quantiles, take_turns, timed
 from sdk.bundle import Bundle
@@ -75,6 +75,31 @@ def banks(subject: Subject) -> tuple[Bank, ...]:
             sides[str(count)] = ours(Purifier(bundle, backend), subject.frame)
         times = take_turns(sides, max(subject.frames // IN_A_ROW, 1), calls=IN_A_ROW)
     return tuple(Bank(count, quantiles(times[str(count)]["total"])) for count in BANKS)
+
+
+def precisions(subject: Subject) -> tuple[InPrecision, ...]:
+    """Frames in each precision of the bundle, on the graphs that a CPU runs."""
+    bundle = subject.bundle
+    with ExitStack() as stack:
+        sides: dict[str, Side] = {}
+        for precision in bundle.manifest.precisions:
+            backend = OnnxRuntimeBackend(bundle, precision)
+            stack.enter_context(closing(backend))
+            sides[precision] = ours(Purifier(bundle, backend), subject.frame)
+        times = take_turns(sides, max(subject.frames // IN_A_ROW, 1), calls=IN_A_ROW)
+    return tuple(
+        InPrecision(
+            precision=precision,
+            graphs="cpu" if any(precision in engine.cpu for engine in bundle.manifest.engines) else "gpu",
+            frame=quantiles(times[precision]["total"]),
+            engines=quantiles(_sums(times[precision]["purify"], times[precision]["classify"])),
+        )
+        for precision in bundle.manifest.precisions
+    )
+
+
+def _sums(first: list[float], second: list[float]) -> list[float]:
+    return [one + other for one, other in zip(first, second, strict=True)]
 
 
 def _voting(subject: Subject, count: int) -> Votes:

@@ -8,6 +8,8 @@ from statistics import median
 
 import msgspec
 
+from sdk.choices import GraphKind, Precision
+
 
 class Quantiles(msgspec.Struct, frozen=True):
     """Quantiles of many times, in milliseconds."""
@@ -57,6 +59,22 @@ class Bank(msgspec.Struct, frozen=True):
 
     purifiers: int
     ours: Quantiles
+
+
+class InPrecision(msgspec.Struct, frozen=True):
+    """A frame with the bundle's engines in one precision, in turns with the others.
+
+    Attributes:
+        precision: "fp32", "fp16" or "int8".
+        graphs: "cpu" if the bundle has graphs of this precision that were made for CPUs, else "gpu".
+        frame: what a caller waits for.
+        engines: the purifier and the classifier alone.
+    """
+
+    precision: Precision
+    graphs: GraphKind
+    frame: Quantiles
+    engines: Quantiles
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -159,6 +177,8 @@ class Report(msgspec.Struct, frozen=True):
     preprocess: Preprocess | None = None
     votes: tuple[Votes, ...] = ()
     banks: tuple[Bank, ...] = ()
+    precisions: tuple[InPrecision, ...] = ()
+    exact_int8: bool = False  #: whether the CPU has VNNI, or is an ARM
     memory: Memory | None = None
     loop: tuple[Throughput, ...] = ()
     start: Start | None = None

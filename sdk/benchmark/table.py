@@ -56,6 +56,12 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
         yield f"votes {voted.votes}", f"{voted.ours.p50_ms:.3f} ms, bare {voted.bare.p50_ms:.3f} ms"
     for bank in report.banks:
         yield f"K={bank.purifiers}", "p50 {}, p90 {}, p99 {} ms".format(*_quantiles(bank.ours))
+    for found in report.precisions:
+        yield (
+            found.precision,
+            f"{found.frame.p50_ms:.3f} ms, its engines {found.engines.p50_ms:.3f} ms"
+            + (" (graphs for CPUs)" if found.graphs == "cpu" else ""),
+        )
     if (memory := report.memory) is not None:
         small, large = memory.small_bytes / 2**20, memory.large_bytes / 2**20
         yield (

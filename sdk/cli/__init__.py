@@ -156,7 +156,8 @@ def inspect(bundle: str, require_signature: str | None, as_json: bool) -> None:
 @click.option("--soak", metavar="N", type=click.IntRange(min=1), help="Also run N frames: memory, drift.")
 @click.option(
     "--only", metavar="SECTION", multiple=True,
-    help="stages, preprocess, votes, banks, memory, loop or start; may be repeated.  [default: all]",
+    help="stages, preprocess, votes, banks, precisions, memory, loop or start; may be repeated. "
+    "[default: all]",
 )  # fmt: skip
 @_json_option
 @click.option("--gate", is_flag=True, help="Exit with 3 if a figure misses its bound.")

@@ -20,6 +20,7 @@ from sdk.benchmark.children import Child
 from sdk.benchmark.report import (
     Bank,
     Check,
+    InPrecision,
     Memory,
     Preprocess,
     Quantiles,
@@ -32,8 +33,10 @@ from sdk.benchmark.report import (
 )
 from sdk.benchmark.subject import Subject, Synthetic, natural_frame, parse_size, with_bank_of
 from sdk.benchmark.turns import Bare, integer_crop, take_turns
-from sdk.bundle import Bundle
+from sdk.bundle import Bundle, Engine
+from sdk.choices import GraphKind
 from sdk.errors import BackendError, GateError, UsageError
+from sdk.host.children import python_code, python_module
 from sdk.result import Result
 from sdk.sources import Frame
 
@@ -69,6 +72,39 @@ def test_votes_and_banks_of_several_sizes_are_measured(report: Report) -> None:
     assert [voted.votes for voted in report.votes] == [1, 3, 5]
     assert [bank.purifiers for bank in report.banks] == [1, 4, 8]
     assert all(voted.ours.p50_ms > 0 and voted.bare.p50_ms > 0 for voted in report.votes)
+
+
+def test_every_precision_of_the_bundle_is_measured(report: Report) -> None:
+    assert [(found.precision, found.graphs) for found in report.precisions] == [("fp32", "gpu")]
+    assert all(0 < found.engines.p50_ms <= found.frame.p50_ms for found in report.precisions)
+
+
+def test_each_precision_is_measured_on_the_graphs_that_a_cpu_runs(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    file = {engine.id: engine.onnx["fp32"] for engine in bundle.manifest.engines}
+
+    def lowered(engine: Engine, *, cpu: bool) -> Engine:
+        both = {"fp32": file[engine.id], "int8": file[engine.id]}
+        return msgspec.structs.replace(engine, onnx=both, cpu={"int8": file[engine.id]} if cpu else {})
+
+    manifest = msgspec.structs.replace(
+        bundle.manifest,
+        purifiers=tuple(lowered(engine, cpu=False) for engine in bundle.manifest.purifiers),
+        classifiers=tuple(lowered(engine, cpu=True) for engine in bundle.manifest.classifiers),
+    )
+    several = Bundle(bundle.folder, manifest, bundle.labels, bundle.digest)
+    found = benchmark.run(several, frames=20, frame_size=SIZE, only=["precisions"], precision="fp32")
+    assert [(each.precision, each.graphs) for each in found.precisions] == [("fp32", "gpu"), ("int8", "cpu")]
+
+
+def test_int8_is_held_to_its_share_only_where_it_can_pay() -> None:
+    def checked(graphs: GraphKind, *, exact: bool) -> list[str]:
+        fp32 = InPrecision("fp32", "gpu", times(2), times(1))
+        int8 = InPrecision("int8", graphs, times(2), times(0.7))
+        return [check.name for check in held(precisions=(fp32, int8), exact_int8=exact)]
+
+    assert checked("cpu", exact=True) == ["engines in int8 / fp32"]
+    assert checked("gpu", exact=True) == checked("cpu", exact=False) == []
 
 
 def test_the_memory_of_fresh_processes_is_measured(report: Report, tiny_bundle: Path) -> None:
@@ -139,6 +175,7 @@ def test_the_tables_show_every_section_and_check(report: Report) -> None:
         "preprocess",
         "votes 5",
         "K=8",
+        "fp32",
         "memory",
         "loop, saving",
         "first result",
@@ -166,6 +203,11 @@ def held(**sections: object) -> list[Check]:
 
 def stages(ours: Quantiles, bare: Quantiles, draw_us: float = 10.0) -> Stages:
     return Stages(1, {"total": ours}, {"total": bare}, {}, draw_us, 1.0)
+
+
+def in_precisions(int8_ms: float) -> tuple[InPrecision, ...]:
+    fp32 = InPrecision("fp32", "gpu", times(2), times(1))
+    return fp32, InPrecision("int8", "cpu", times(2), times(int8_ms))
 
 
 MEMORY = Memory(1, 100 * 2**20, 8, 128 * 2**20 + 2 * 1000, added_sessions=7, added_files_bytes=1000)
@@ -205,6 +247,11 @@ SOAK = Soak(1000, 5 * 2**20, ours_ms=(2.0, 2.1, 4.2), bare_ms=(2.0, 2.05, 4.0))
             {"banks": (Bank(1, times(1)), Bank(4, times(9)), Bank(8, times(1.05)))},
             {"banks": (Bank(1, times(1)), Bank(4, times(1)), Bank(8, times(1.06)))},
             "K=8 / K=1",
+        ),
+        (
+            {"precisions": in_precisions(0.6), "exact_int8": True},
+            {"precisions": in_precisions(0.61), "exact_int8": True},
+            "engines in int8 / fp32",
         ),
         (
             {"memory": MEMORY},
@@ -300,7 +347,7 @@ def test_a_bank_of_any_size_is_made_of_the_bundles_purifiers(tiny_bundle: Path, 
 
 def test_a_process_that_fails_is_named_with_its_last_words() -> None:
     program = "import sys; print('ready', flush=True); sys.stdin.readline(); sys.exit('first\\nout of luck')"
-    with Child(["-c", program]) as child:
+    with Child("program", python_code(program)) as child:
         assert child.hear() == "ready"
         with pytest.raises(BackendError, match="ended with 1: out of luck"):
             child.ask()
@@ -312,14 +359,18 @@ def test_a_process_of_its_own_decides_on_threads_as_a_purifier_does(tiny_bundle:
     for threads in (1, 2):
         backend = OnnxRuntimeBackend(bundle, threads=threads)
         subject = Subject(bundle, backend, "fp32", natural_frame(*SIZE), votes=1, frames=1)
-        lines.append(endurance._arguments("soak", subject, purifiers=3, frames=200))
+        lines.append(endurance._command("soak", subject, purifiers=3, frames=200))
     assert lines[0] == lines[1]
 
 
 def test_a_damaged_bundle_in_a_process_of_its_own_is_one_line(bundle_copy: Path) -> None:
     (bundle_copy / "labels.txt").write_text("other\n")
-    arguments = ["-m", "sdk.benchmark", "resident", str(bundle_copy), "fp32", "64", "48", "1", "1"]
-    with Child(arguments) as child, pytest.raises(BackendError, match=r"ended with 1: bundle .* is damaged"):
+    numbers = ("64", "48", "1", "1")
+    command = python_module("sdk.benchmark", "resident", str(bundle_copy), "fp32", *numbers)
+    with (
+        Child("resident", command) as child,
+        pytest.raises(BackendError, match=r"ended with 1: bundle .* is damaged"),
+    ):
         child.hear()
 
 
