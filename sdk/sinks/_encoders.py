@@ -6,6 +6,7 @@ import errno
 import io
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 from typing import IO, Any
@@ -23,8 +24,18 @@ except ImportError:  # JetPack's Python has OpenCV alone
 
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}  # OpenCV's names, by suffix
 
-_AV_FORMATS = {".mp4": ("mp4", "mpeg4"), ".avi": ("avi", "mjpeg"), ".mkv": ("matroska", "mpeg4")}
-_PIXEL_FORMATS = {"mpeg4": "yuv420p", "mjpeg": "yuvj420p"}
+_AV_FORMATS = {".mp4": "mp4", ".avi": "avi", ".mkv": "matroska"}
+_AV_CODECS = {
+    "mp4": ("libx264", "mpeg4"),
+    "avi": ("mjpeg",),
+    "matroska": ("libx264", "mpeg4"),
+}  # by preference
+_CODEC_OPTIONS = {
+    "libx264": {"preset": "ultrafast", "tune": "zerolatency", "crf": "20"},  # plays in every browser
+    "mpeg4": {"qmin": "2", "qmax": "8"},
+    "mjpeg": {"qmin": "2", "qmax": "8"},
+}
+_PIXEL_FORMATS = {"libx264": "yuv420p", "mpeg4": "yuv420p", "mjpeg": "yuvj420p"}
 _FRAGMENT_MS = 500
 _OPTIONS = {
     "mp4": {
@@ -104,7 +115,8 @@ class _AvEncoder(Encoder):
     def __init__(
         self, stream: IO[bytes], suffix: str, size: tuple[int, int], fps: float, file: AtomicFile | None
     ) -> None:
-        container, codec = _AV_FORMATS[suffix]
+        container = _AV_FORMATS[suffix]
+        codec = _first_available(_AV_CODECS[container])
         self.keeps_times = suffix != _CONSTANT_RATE
         self._file = file
         self._output = _WholeWrites(stream)
@@ -121,8 +133,9 @@ class _AvEncoder(Encoder):
             self._stream.width, self._stream.height = size
             self._stream.pix_fmt = _PIXEL_FORMATS[codec]
             self._stream.time_base = self._stream.codec_context.time_base = self._tick_s
-            self._stream.bit_rate = int(_BITS_PER_PIXEL * size[0] * size[1] * min(fps, 60.0))
-            self._stream.options = {"qmin": "2", "qmax": "8"}
+            if codec != "libx264":
+                self._stream.bit_rate = int(_BITS_PER_PIXEL * size[0] * size[1] * min(fps, 60.0))
+            self._stream.options = _CODEC_OPTIONS[codec]
             self._container.start_encoding()
         except (av.error.FFmpegError, ValueError) as error:
             raise OSError(errno.EINVAL, f"FFmpeg's {codec} encoder can't be had ({error})") from None
@@ -161,6 +174,19 @@ class _AvEncoder(Encoder):
             self._output.truncate(self._whole_bytes)
         with suppress(OSError, av.error.FFmpegError):
             self._container.close()
+
+
+def _first_available(codecs: Sequence[str]) -> str:
+    """The first of these encoders that this FFmpeg has.
+
+    Raises:
+        OSError: it has none.
+    """
+    for codec in codecs:
+        with suppress(av.error.FFmpegError, ValueError):
+            av.codec.Codec(codec, "w")
+            return codec
+    raise OSError(errno.EINVAL, f"this FFmpeg has no encoder {' or '.join(codecs)}")
 
 
 def _as_os_error(error: Exception) -> OSError:

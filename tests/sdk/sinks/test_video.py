@@ -112,7 +112,7 @@ def test_missing_codec_is_known_before_the_first_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(_encoders.VIDEO_CODECS, ".mp4", "ZZZZ")
-    monkeypatch.setitem(_encoders._AV_FORMATS, ".mp4", ("mp4", "zzzz"))
+    monkeypatch.setitem(_encoders._AV_CODECS, "mp4", ("zzzz",))
     with pytest.raises(SinkError, match=r"out.mp4: can't be written: .*[zZ]{4}.*; try .avi, or a folder for"):
         AnnotatedVideo(tmp_path / "out.mp4", fps=25).open()
     assert list(tmp_path.iterdir()) == []
@@ -163,6 +163,17 @@ def test_slash_at_the_end_means_a_folder(name: str, tmp_path: Path) -> None:
 def test_fps_must_be_positive_and_finite(fps: float) -> None:
     with pytest.raises(UsageError, match=r"out.mp4: expected fps > 0, got "):
         AnnotatedVideo("out.mp4", fps=fps)
+
+
+def test_mpeg4_where_there_is_no_h264(writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if writer == "opencv":
+        pytest.skip("OpenCV writes MPEG-4 anyway")
+    monkeypatch.setitem(_encoders._AV_CODECS, "mp4", ("zzzz", "mpeg4"))
+    times_s = [0.0, 0.04, 0.5, 0.51]
+    with AnnotatedVideo(tmp_path / "out.mp4", fps=105611 / 500) as sink:
+        for index, time_s in enumerate(times_s):
+            sink.write(make_frame(index, time_s=time_s), make_result())
+    assert frame_times_s(tmp_path / "out.mp4") == pytest.approx(times_s, abs=0.001)
 
 
 @pytest.mark.parametrize("length", [200, 255])
