@@ -180,3 +180,20 @@ def test_conventions_that_are_shown_are_accepted() -> None:
         assert set(options) <= known
         for name in {"--mean", "--std"} & set(options):
             assert len([float(value) for value in options[name].split(",")]) == 3, row
+
+
+def test_the_layout_names_every_package_and_nothing_else() -> None:
+    page = (ROOT / "docs" / "how-it-is-built.md").read_text(encoding="utf-8")
+    layout = page.partition("<!-- layout -->\n```\n")[2].partition("```")[0]
+    named, top = set(), ""
+    for line in layout.splitlines():
+        word = line.split()[0]
+        top = word if not line.startswith(" ") else top
+        named.add(word if word == top else top + word)
+    assert not [name for name in named if not (ROOT / name).exists()]
+    packages = {
+        f"{path.parent.relative_to(ROOT)}/"
+        for package in ("sdk", "export", "trainer")
+        for path in [*(ROOT / package).glob("__init__.py"), *(ROOT / package).glob("*/__init__.py")]
+    }
+    assert packages <= named
