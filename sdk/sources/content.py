@@ -28,7 +28,7 @@ _NOT_SERVED = {
     b"7z\xbc\xaf": "a 7z archive",
 }
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-_MJPEG_SUFFIXES = (".mjpeg", ".mjpg")
+MJPEG_SUFFIXES = (".mjpeg", ".mjpg")
 _VIDEO_TEXTS = (b"#EXTM3U", b"YUV4MPEG2")  # text by their first line, and yet video
 
 
@@ -76,7 +76,7 @@ def _kind_of_head(head: bytes, path: Path) -> Kind:
             )
     if head.startswith(_VIDEO_TEXTS):
         return Kind.VIDEO
-    if head.startswith(b"\xff\xd8\xff") and path.suffix.lower() in _MJPEG_SUFFIXES:
+    if head.startswith(b"\xff\xd8\xff") and path.suffix.lower() in MJPEG_SUFFIXES:
         return Kind.VIDEO  # JPEGs one after the other
     if _is_picture(head):
         return Kind.PICTURE

@@ -230,7 +230,7 @@ def _by_opencv(url: str, options: dict[str, str]) -> Any:
 def _by_pyav(url: str, name: str, options: dict[str, str], trust: Trust) -> Any:
     def connect() -> Any:
         try:
-            return pyav.StreamCapture(pyav.Decoder(url, name, options, trust=trust))
+            return pyav.StreamCapture(pyav.Decoder(url, name, options, trust=trust), name)
         except pyav.ERRORS:
             return pyav.Unopened()
 

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import chain, islice
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ import numpy as np
 from sdk.arrays import Pixels
 from sdk.errors import SourceError
 from sdk.host.cpus import available_cpus
+from sdk.sources.content import MJPEG_SUFFIXES
 from sdk.sources.stream import OPEN_TIMEOUT_S, READ_TIMEOUT_S, Trust, https_opener
 
 
@@ -87,6 +89,8 @@ class Decoder:
         # a file by its protocol: 12:30.avi is no URL, and %d in a name no pattern
         url = native_name if is_url else f"file:{native_name}"
         how: dict[str, Any] = {"options": dict(options or {}), "metadata_errors": "ignore"}
+        if url.lower().endswith(MJPEG_SUFFIXES) and not is_url:
+            how["format"] = "mjpeg"  # JPEGs one after the other; else FFmpeg takes the first alone
         if is_url:
             how["timeout"] = (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         self.container = self._open(url, how, trust)
@@ -210,12 +214,9 @@ class Decoder:
         kind = container.format.name
         if kind in _TEXT_FORMATS:
             raise SourceError(f"{name}: no video, but what FFmpeg takes for text or raw data")
-        if kind.endswith("_pipe") or kind in ("image2", "ico"):
-            picture = kind.removesuffix("_pipe")
-            raise SourceError(
-                f"{name}: a single picture ({picture}), not a video",
-                hint="save it as a JPEG or PNG file and give that",
-            )
+        self.may_be_single = kind == "jpeg_pipe" and container.size <= 0  # a stream of JPEGs has no length
+        if (kind.endswith("_pipe") and not self.may_be_single) or kind in ("image2", "ico"):
+            raise _single_picture(name, kind.removesuffix("_pipe"))
         if container.metadata.get("major_brand", "").strip() in _HEIF_BRANDS:
             raise SourceError(
                 f"{name}: a HEIF picture (HEIC, AVIF), which isn't served", hint="convert it to JPEG or PNG"
@@ -280,13 +281,29 @@ class Decoder:
         return upright
 
 
-class StreamCapture:
-    """A live stream with the interface of ``cv2.VideoCapture`` that ``Live`` uses."""
+def _single_picture(name: str, kind: str) -> SourceError:
+    return SourceError(
+        f"{name}: a single picture ({kind}), not a video", hint="save it as a JPEG or PNG file and give that"
+    )
 
-    def __init__(self, decoder: Decoder) -> None:
+
+class StreamCapture:
+    """A live stream with the interface of ``cv2.VideoCapture`` that ``Live`` uses.
+
+    Raises:
+        SourceError: there is one picture alone.
+    """
+
+    def __init__(self, decoder: Decoder, name: str) -> None:
         self.decoder = decoder
         self._pictures = decoder.pictures()
         self._is_open = True
+        if decoder.may_be_single:
+            ahead = list(islice(self._pictures, 2))
+            if len(ahead) < 2:
+                self.release()
+                raise _single_picture(name, "jpeg")
+            self._pictures = chain(ahead, self._pictures)
 
     def isOpened(self) -> bool:
         return self._is_open

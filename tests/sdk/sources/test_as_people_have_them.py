@@ -139,6 +139,14 @@ def test_single_picture_behind_a_url_is_refused(mjpeg_server: MjpegServer) -> No
         open_source(mjpeg_server.url("snapshot.jpg"))
 
 
+@pytest.mark.usefixtures("reader")
+def test_raw_mjpeg_is_a_video(tmp_path: Path) -> None:
+    jpegs = [cv2.imencode(".jpg", np.full((48, 64, 3), grey, np.uint8))[1].tobytes() for grey in range(9)]
+    (tmp_path / "raw.mjpeg").write_bytes(b"".join(jpegs))
+    frames, error = read_all(open_source(tmp_path / "raw.mjpeg"))
+    assert (len(frames), error) == (9, None)
+
+
 def test_kind_is_told_by_content(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.avi", 5).rename(tmp_path / "clip.jpg")
     assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 9, 3), np.uint8))
