@@ -6,11 +6,14 @@ import enum
 import os
 import re
 import stat
+import zlib
 from pathlib import Path
+from typing import Literal
 
 from sdk.errors import SourceError
 
 _HEAD_BYTES = 4096
+_PNG = b"\x89PNG\r\n\x1a\n"
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"}
 _PICTURES = (
     b"\xff\xd8\xff",  # JPEG
@@ -97,6 +100,39 @@ def _is_text(head: bytes) -> bool:
         return True
     controls = set(range(32)) - {9, 10, 12, 13, 27}
     return not any(byte in controls or byte == 127 for byte in head)
+
+
+def is_damaged_png(data: bytes) -> bool:
+    """Whether ``data`` is a PNG with a chunk cut short or changed (by its CRC).
+
+    OpenCV would return nothing either, but libpng prints a line of its own first.
+    """
+    if not data.startswith(_PNG):
+        return False
+    position, view = len(_PNG), memoryview(data)
+    while position + 12 <= len(data):
+        length = int.from_bytes(view[position : position + 4], "big")
+        end = position + 12 + length
+        if end > len(data):
+            return True
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            return True
+        if bytes(view[position + 4 : position + 8]) == b"IEND":
+            return False
+        position = end
+    return True
+
+
+def has_more_pictures(data: bytes) -> bool:
+    """Whether a picture file holds several: pages of a TIFF, or an animation in PNG or WebP."""
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+        at = int.from_bytes(data[4:8], order)
+        n_entries = int.from_bytes(data[at : at + 2], order)
+        return int.from_bytes(data[at + 2 + 12 * n_entries : at + 6 + 12 * n_entries], order) != 0
+    if data.startswith(_PNG):
+        return b"acTL" in data[: data.find(b"IDAT")]
+    return data[8:12] == b"WEBP" and data[12:16] == b"VP8X" and b"ANIM" in data[:64]
 
 
 class NativeName:

@@ -15,16 +15,19 @@ from typing import Any, Literal
 import cv2
 
 from sdk.errors import SourceError
-from sdk.sources import camera, pictures, pyav, stream
+from sdk.sources import camera, pictures, stream
 from sdk.sources.content import Kind, kind_of, shown
 from sdk.sources.lists import specs_of
 from sdk.sources.live import PATIENCE_S, Live
-from sdk.sources.opencv import OpenCvVideo, quiet_opencv
+from sdk.sources.opencv import quiet_opencv
 from sdk.sources.roi import Roi
 from sdk.sources.source import Frame, Source, in_background
 from sdk.sources.state import Observer, SourceState
 from sdk.sources.stream import Trust
-from sdk.sources.video import Video, open_video
+from sdk.sources.video import pyav
+from sdk.sources.video.capture import StreamCapture, Unopened
+from sdk.sources.video.file import Video, open_video
+from sdk.sources.video.opencv import OpenCvVideo
 
 log = logging.getLogger("sdk.sources")
 
@@ -206,7 +209,7 @@ def open_stream(url: str, trust: Trust, patience_s: float = PATIENCE_S) -> Sourc
             hint="check address, user and password, and that this machine reaches it",
         )
     is_file = url.lower().startswith("http")
-    if isinstance(capture, pyav.StreamCapture):
+    if isinstance(capture, StreamCapture):
         if is_file and capture.decoder.duration_s is not None:
             return Video(name, capture.decoder, None, remote=True, opened=None)
     elif is_file and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
@@ -230,9 +233,9 @@ def _by_opencv(url: str, options: dict[str, str]) -> Any:
 def _by_pyav(url: str, name: str, options: dict[str, str], trust: Trust) -> Any:
     def connect() -> Any:
         try:
-            return pyav.StreamCapture(pyav.Decoder(url, name, options, trust=trust), name)
+            return StreamCapture(pyav.Decoder(url, name, options, trust=trust), name)
         except pyav.ERRORS:
-            return pyav.Unopened()
+            return Unopened()
 
     return connect
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from sdk.arrays import Pixels
 from sdk.errors import SourceError
-from sdk.sources import truncation
-from sdk.sources.content import Kind, kind_of, shown
+from sdk.sources.content import Kind, has_more_pictures, is_damaged_png, kind_of, shown
 from sdk.sources.source import Frame, Source
 from sdk.sources.state import SourceState
 
@@ -104,9 +103,7 @@ def read_picture(path: Path) -> Pixels:
         # imdecode, since imread accepts a JPEG that is cut short and fills the rest with grey; a damaged PNG
         # is kept from it, since libpng would print a line of its own
         image = (
-            None
-            if truncation.is_damaged_png(data)
-            else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            None if is_damaged_png(data) else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         )
     except OSError as error:
         raise SourceError(f"{shown(path)}: can't be read: {error.strerror}") from None
@@ -116,7 +113,7 @@ def read_picture(path: Path) -> Pixels:
         raise SourceError(
             f"{shown(path)}: not a picture, or a damaged one", hint="get it again or take it out"
         )
-    if truncation.has_more_pictures(data):
+    if has_more_pictures(data):
         log.warning("%s: holds several pictures; the first is taken", shown(path))
     return image  # type: ignore[no-any-return]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdk.sources import pyav
+from sdk.sources.video import pyav
 
 
 @pytest.fixture(params=["pyav", "opencv"])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sdk.arrays import Pixels
 from sdk.errors import SourceError
-from sdk.sources import truncation
 from sdk.sources.content import shown
 from sdk.sources.source import Frame, Source
 from sdk.sources.state import SourceState
+from sdk.sources.video import truncation
 
 log = logging.getLogger("sdk.sources")
 

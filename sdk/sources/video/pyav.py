@@ -1,7 +1,7 @@
 """Reader of files and streams by PyAV, which tells what OpenCV hides: damaged frames, edit lists, times.
 
 PyAV is optional, since Jetson's system has no wheel of it in every release: without it OpenCV reads, see
-``sdk.sources.video``. Names passed in here are URLs or absolute paths that native code can open.
+``sdk.sources.video.opencv``. Names passed in here are URLs or absolute paths that native code can open.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from importlib import import_module
-from itertools import chain, islice
 from typing import Any
 
 import cv2
@@ -216,7 +215,7 @@ class Decoder:
             raise SourceError(f"{name}: no video, but what FFmpeg takes for text or raw data")
         self.may_be_single = kind == "jpeg_pipe" and container.size <= 0  # a stream of JPEGs has no length
         if (kind.endswith("_pipe") and not self.may_be_single) or kind in ("image2", "ico"):
-            raise _single_picture(name, kind.removesuffix("_pipe"))
+            raise single_picture(name, kind.removesuffix("_pipe"))
         if container.metadata.get("major_brand", "").strip() in _HEIF_BRANDS:
             raise SourceError(
                 f"{name}: a HEIF picture (HEIC, AVIF), which isn't served", hint="convert it to JPEG or PNG"
@@ -281,52 +280,8 @@ class Decoder:
         return upright
 
 
-def _single_picture(name: str, kind: str) -> SourceError:
+def single_picture(name: str, kind: str) -> SourceError:
+    """The error for a URL with one picture behind it."""
     return SourceError(
         f"{name}: a single picture ({kind}), not a video", hint="save it as a JPEG or PNG file and give that"
     )
-
-
-class StreamCapture:
-    """A live stream with the interface of ``cv2.VideoCapture`` that ``Live`` uses.
-
-    Raises:
-        SourceError: there is one picture alone.
-    """
-
-    def __init__(self, decoder: Decoder, name: str) -> None:
-        self.decoder = decoder
-        self._pictures = decoder.pictures()
-        self._is_open = True
-        if decoder.may_be_single:
-            ahead = list(islice(self._pictures, 2))
-            if len(ahead) < 2:
-                self.release()
-                raise _single_picture(name, "jpeg")
-            self._pictures = chain(ahead, self._pictures)
-
-    def isOpened(self) -> bool:
-        return self._is_open
-
-    def get(self, prop: int) -> float:
-        """The frame rate, which is all that is asked."""
-        return (self.decoder.fps or 0.0) if prop == cv2.CAP_PROP_FPS else 0.0
-
-    def read(self) -> tuple[bool, Pixels | None]:
-        picture = next(self._pictures, None)
-        return (False, None) if picture is None else (True, picture[0])
-
-    def release(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self.decoder.close()
-
-
-class Unopened:
-    """A capture that could not be opened."""
-
-    def isOpened(self) -> bool:
-        return False
-
-    def release(self) -> None:
-        pass

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdk.arrays import Pixels
-from sdk.sources import opencv, pyav, truncation
 from sdk.sources.content import Kind, NativeName, shown
-from sdk.sources.recorded import RecordedVideo, unreadable
 from sdk.sources.source import Source, in_background, sane_rate
+from sdk.sources.video import opencv, pyav, truncation
+from sdk.sources.video.recorded import RecordedVideo, unreadable
 
 
 class Video(RecordedVideo):

@@ -6,15 +6,13 @@ duration times a guessed frame rate, too high in healthy files whose sound outla
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 _MP4_MEDIA_BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"styp", b"sidx")
 _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def is_cut_short(path: Path) -> bool:
@@ -37,39 +35,6 @@ def counts_frames(path: Path) -> bool:
     with path.open("rb") as stream:
         head = stream.read(12)
     return head[4:8] in _MP4_FIRST_BOXES or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
-
-
-def is_damaged_png(data: bytes) -> bool:
-    """Whether ``data`` is a PNG with a chunk cut short or changed (by its CRC).
-
-    OpenCV would return nothing either, but libpng prints a line of its own first.
-    """
-    if not data.startswith(_PNG):
-        return False
-    position, view = len(_PNG), memoryview(data)
-    while position + 12 <= len(data):
-        length = int.from_bytes(view[position : position + 4], "big")
-        end = position + 12 + length
-        if end > len(data):
-            return True
-        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            return True
-        if bytes(view[position + 4 : position + 8]) == b"IEND":
-            return False
-        position = end
-    return True
-
-
-def has_more_pictures(data: bytes) -> bool:
-    """Whether a picture file holds several: pages of a TIFF, or an animation in PNG or WebP."""
-    if data[:4] in (b"II*\x00", b"MM\x00*"):
-        order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-        at = int.from_bytes(data[4:8], order)
-        n_entries = int.from_bytes(data[at : at + 2], order)
-        return int.from_bytes(data[at + 2 + 12 * n_entries : at + 6 + 12 * n_entries], order) != 0
-    if data.startswith(_PNG):
-        return b"acTL" in data[: data.find(b"IDAT")]
-    return data[8:12] == b"WEBP" and data[12:16] == b"VP8X" and b"ANIM" in data[:64]
 
 
 def shown_duration_s(path: Path) -> float | None:

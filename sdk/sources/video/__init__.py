@@ -1,0 +1,1 @@
+"""Recorded videos and the decoding of streams: by PyAV, or by OpenCV where that is absent."""
