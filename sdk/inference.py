@@ -13,9 +13,18 @@ from sdk.backends.interface import Backend, checked
 from sdk.bundle import Bundle
 from sdk.draw import Draw
 from sdk.errors import UsageError
+from sdk.sources.roi import Roi
 from sdk.suspicion import suspicion as suspicion_of
 
 OnError = Literal["raise", "skip"]
+
+
+class Origin(NamedTuple):
+    """Where a frame comes from, as the caller said."""
+
+    frame_index: int | None
+    source: str | None
+    region: Roi | None
 
 
 class Inference(NamedTuple):

@@ -18,7 +18,6 @@ from pathlib import Path
 from threading import Lock
 from time import perf_counter
 from types import TracebackType
-from typing import NamedTuple
 
 from sdk.arrays import Pixels
 from sdk.backends import open_backend
@@ -27,7 +26,7 @@ from sdk.bundle import Bundle, default_bundle
 from sdk.draw import Draw, Drawer
 from sdk.errors import BackendError, UsageError
 from sdk.host.cpus import available_cpus
-from sdk.inference import SKIPPED, Ensemble, OnError, check_options
+from sdk.inference import SKIPPED, Ensemble, OnError, Origin, check_options
 from sdk.preprocess import Preprocessor, check_frame
 from sdk.result import UNSURE, Result, Timings, Undefended
 from sdk.sources.roi import Roi
@@ -103,12 +102,16 @@ class Purifier:
         hide_draw: bool = False,
         seed: int | None = None,
         require_signature: str | os.PathLike[str] | None = None,
+        min_version: int | None = None,
+        purpose: str | None = None,
+        remember_version: bool = False,
     ) -> Purifier:
         """Verify a bundle, by default the one that ships with the package, and load its engines.
 
         ``backend``, ``precision`` and ``provider`` choose the runtime, see ``open_backend``.
-        ``require_signature`` is the PEM file of the Ed25519 public key that must have signed the bundle; a
-        ``Bundle`` is opened with it by the caller.
+        ``require_signature`` is the PEM file of the Ed25519 public key that must have signed the bundle, and
+        ``min_version``, ``purpose`` and ``remember_version`` are asked of what it signed, see
+        ``Bundle.open``; who passes a ``Bundle`` has opened it with them.
 
         Raises:
             UsageError: an argument is impossible.
@@ -118,11 +121,17 @@ class Purifier:
         check_options(votes, on_error, min_score)  # before the engines, which take longer
         if not isinstance(bundle, Bundle):
             folder = default_bundle() if bundle is None else bundle
-            bundle = Bundle.open(folder, public_key=require_signature)
-        elif require_signature is not None:
+            bundle = Bundle.open(
+                folder,
+                public_key=require_signature,
+                min_version=min_version,
+                purpose=purpose,
+                remember_version=remember_version,
+            )
+        elif require_signature is not None or min_version is not None or purpose or remember_version:
             raise UsageError(
                 "require_signature: the bundle is open already",
-                hint="give the key to Bundle.open as public_key",
+                hint="give the key, and what is asked of the bundle, to Bundle.open",
             )
         opened = open_backend(bundle, backend, precision, provider)
         try:
@@ -158,7 +167,7 @@ class Purifier:
             self._check_open()
             start = perf_counter()
             draws = self._drawer.draw(self.votes)
-            origin = _Origin(frame_index, source, None)
+            origin = Origin(frame_index, source, None)
             return self._decide(frame, draws, perf_counter() - start, self._preprocess, origin)
 
     def batch(
@@ -201,7 +210,7 @@ class Purifier:
 
             def decide(i: int, preprocess: Preprocessor) -> Result:
                 mine = draws[i * self.votes : (i + 1) * self.votes]
-                origin = _Origin(frame_index, source, None if rois is None else rois[i])
+                origin = Origin(frame_index, source, None if rois is None else rois[i])
                 return self._decide(frames[i], mine, draw_s, preprocess, origin)
 
             # pictures that drew the same engines in a row, while their weights are in the cache
@@ -268,7 +277,7 @@ class Purifier:
             _log.debug("closing failed as well: %s", failure)  # the error on its way is what went wrong
 
     def _decide(
-        self, frame: Pixels, draws: Sequence[Draw], draw_s: float, preprocess: Preprocessor, origin: _Origin
+        self, frame: Pixels, draws: Sequence[Draw], draw_s: float, preprocess: Preprocessor, origin: Origin
     ) -> Result:
         """One frame's Result under ``draws``; threads may call it at once, each with a Preprocessor."""
         start = perf_counter()
@@ -309,11 +318,3 @@ class Purifier:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this Purifier is closed", hint="load it again")
-
-
-class _Origin(NamedTuple):
-    """Where a frame comes from, as the caller said."""
-
-    frame_index: int | None
-    source: str | None
-    region: Roi | None

@@ -55,6 +55,16 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @_bundle_option
 @_signature_option
 @click.option(
+    "--min-version",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Refuse a signed bundle of a lower version.",
+)
+@click.option("--purpose", metavar="TEXT", help="Refuse a signed bundle for another purpose.")
+@click.option(
+    "--remember-version", is_flag=True, help="Refuse a lower version than this user has run with the key."
+)
+@click.option(
     "--backend", default="auto", show_default=True, help="What runs the engines.",
     type=click.Choice(BACKENDS),
 )  # fmt: skip

@@ -34,6 +34,9 @@ def run(
     camera: Sequence[int],
     bundle: str | None,
     require_signature: str | None,
+    min_version: int | None,
+    purpose: str | None,
+    remember_version: bool,
     backend: str,
     precision: str,
     provider: str,
@@ -90,6 +93,9 @@ def run(
                 hide_draw=hide_draw,
                 seed=seed,
                 require_signature=require_signature,
+                min_version=min_version,
+                purpose=purpose,
+                remember_version=remember_version,
             )
         )
 

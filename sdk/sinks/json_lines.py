@@ -58,8 +58,9 @@ class JsonLines(Sink):
         self._write_line(record(frame, result, self._labels))
 
     def source_changed(self, event: SourceEvent) -> None:
-        """Write a line where a source stalls, fails, or changes in any way after that."""
-        if event.state in (SourceState.STALLED, SourceState.FAILED):
+        """Write a line where a source stalls, is lost or fails, or changes in any way after that."""
+        is_lost = event.state is SourceState.CONNECTING and event.reason is not None
+        if is_lost or event.state in (SourceState.STALLED, SourceState.FAILED):
             self._troubled.add(event.source)
         if event.source in self._troubled:
             self._write_line(event_record(event))

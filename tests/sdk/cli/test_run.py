@@ -506,3 +506,26 @@ def test_url_is_shown_by_scheme_and_host_alone(
     assert {each.source for each in read_records(lines)} == {"http://127.0.0.1"}
     for secret in ("hunter2", "secretpath", "admin"):
         assert secret not in out + "".join(err) + lines.read_text()
+
+
+def test_version_and_purpose_are_asked_of_a_signed_bundle(
+    edge_purify: Callable[..., Output], clip: Path, bundle_copy: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from export.signing import sign
+    from sdk import Bundle, Purifier, UsageError
+    from tests.sdk.keys import make_keys
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    keys = make_keys(tmp_path / "keys")
+    sign(bundle_copy, keys.private, version=2, purpose="gate")
+    command = ["--source", clip, "--bundle", bundle_copy, "--max-frames", 1]
+    trusted = [*command, "--require-signature", keys.public]
+    assert edge_purify(*trusted, "--min-version", 2, "--purpose", "gate", "--remember-version")[0] == 0
+    for asked in (["--min-version", 3], ["--purpose", "door"]):
+        code, _, err = edge_purify(*trusted, *asked)
+        assert (code, len(err)) == (1, 1), err
+    code, _, err = edge_purify(*command, "--min-version", 1)
+    assert (code, len(err)) == (2, 1), err
+    with pytest.raises(UsageError, match="the bundle is open already; give the key"):
+        Purifier.load(Bundle.open(bundle_copy), min_version=1)

@@ -161,6 +161,7 @@ def test_source_that_stalls_and_comes_back_is_told(tmp_path: Path) -> None:
         SourceEvent("yard", SourceState.STALLED, "no frame for 10 s", time_s=1.5),
         SourceEvent("door", SourceState.LIVE, time_s=2.0),
         SourceEvent("yard", SourceState.LIVE, time_s=3.0),
+        SourceEvent("gate", SourceState.CONNECTING, "the connection ended", time_s=3.5),
         SourceEvent("door", SourceState.ENDED, time_s=4.0),
     ]
     with JsonLines(tmp_path / "out", ["red", "blue"]) as sink:
@@ -172,4 +173,5 @@ def test_source_that_stalls_and_comes_back_is_told(tmp_path: Path) -> None:
     assert lines == [
         EventRecord("stalled", "yard", "no frame for 10 s", "1970-01-01T00:00:01.500+00:00"),
         EventRecord("live", "yard", None, "1970-01-01T00:00:03.000+00:00"),
+        EventRecord("connecting", "gate", "the connection ended", "1970-01-01T00:00:03.500+00:00"),
     ]
