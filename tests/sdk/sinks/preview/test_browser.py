@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from sdk import Purifier, open_source
 from sdk.bundle import Bundle
 from sdk.sinks.preview import Preview, gate, server
 from sdk.sinks.preview.sink import TOKEN_VARIABLE
@@ -22,6 +25,7 @@ from tests.sdk.sinks.preview.browser import MISSING, Browser
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
+CLIP = Path(__file__).parents[4] / "samples" / "clips" / "cat-clean.avi"
 COLORS = {"red": (0, 0, 255), "blue": (255, 0, 0)}
 
 
@@ -302,3 +306,30 @@ def test_label_is_text_never_markup(browser: Browser, preview: Preview) -> None:
     browser.wait_for("document.getElementById('label').textContent.startsWith('<img')")
     assert browser.run("return document.getElementById('label').textContent") == hostile
     assert np.asarray(browser.run("return document.querySelectorAll('img').length")) == 0
+
+
+# --- pictures for the documentation
+
+
+def test_screenshots(browser: Browser, tmp_path: Path) -> None:
+    """The page with the default bundle and a clip; into ``$EDGE_PURIFY_SCREENSHOTS`` if that is set."""
+    folder = Path(os.environ.get("EDGE_PURIFY_SCREENSHOTS", tmp_path))
+    with (
+        Purifier.load(backend="onnxruntime", keep_purified=True, seed=0) as purifier,
+        Preview("0", purifier.bundle) as opened,
+        open_source(CLIP) as source,
+    ):
+        for number, frame in enumerate(source):
+            result = purifier(frame.image, frame_index=frame.index, source=frame.source)
+            opened.write(replace(frame, source="camera 0"), replace(result, seeded=False))
+            if number == 60:
+                break
+        for width, height, name in ((1280, 900, "page.png"), (390, 844, "page-phone.png")):
+            browser.resize(width, height)
+            browser.visit(opened.url)
+            browser.wait_for(LIVE)
+            browser.wait_for("document.getElementById('latency').children.length === 5")
+            browser.screenshot(folder / name)
+            picture = cv2.imread(str(folder / name))
+            assert picture.shape == (height, width, 3)
+            assert picture.std() > 20, "not blank"
