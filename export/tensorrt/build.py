@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sdk.backends.tensorrt_log import errors_into, log_of
 from sdk.errors import EdgePurifyError, UsageError
 
 MIB = 1 << 20
@@ -99,30 +100,31 @@ def build_plan(
     Raises:
         BuildError: TensorRT refuses; the message holds its own log lines.
     """
-    log = _capturing_logger(trt)
-    try:
-        builder = trt.Builder(log)
-    except (TypeError, RuntimeError):  # what the binding makes of a null pointer; the log says why
-        raise BuildError(
-            f"can't start: {log.errors()}; is the driver new enough? 'edge-purify doctor' looks"
-        ) from None
-    network = _strongly_typed_network(trt, builder, log)
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(onnx):
-        raise BuildError(f"can't parse the ONNX file: {log.errors()}")
-    config = builder.create_builder_config()
-    _limit_workspace(trt, config, options.workspace_mib)
-    # fp32 means fp32: TF32's 10-bit mantissa would miss the bound that golden outputs are held to
-    config.clear_flag(trt.BuilderFlag.TF32)
-    monitor = _progress_monitor(trt, on_phase)
-    config.progress_monitor = monitor
-    _add_profiles(builder, network, config, options.profiles)
-    if known_timings is not None:
-        _start_from(config, known_timings)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BuildError(f"can't build the engine: {log.errors()}")
-    return Built(bytes(plan), None if known_timings is None else _timings(config))
+    log, errors = log_of(trt), _Errors()
+    with errors_into(log, errors):
+        try:
+            builder = trt.Builder(log)
+        except (TypeError, RuntimeError):  # what the binding makes of a null pointer; the log says why
+            raise BuildError(
+                f"can't start: {errors.text()}; is the driver new enough? 'edge-purify doctor' looks"
+            ) from None
+        network = _strongly_typed_network(trt, builder, errors)
+        parser = trt.OnnxParser(network, log)
+        if not parser.parse(onnx):
+            raise BuildError(f"can't parse the ONNX file: {errors.text()}")
+        config = builder.create_builder_config()
+        _limit_workspace(trt, config, options.workspace_mib)
+        # fp32 means fp32: TF32's 10-bit mantissa would miss the bound that golden outputs are held to
+        config.clear_flag(trt.BuilderFlag.TF32)
+        monitor = _progress_monitor(trt, on_phase)
+        config.progress_monitor = monitor
+        _add_profiles(builder, network, config, options.profiles)
+        if known_timings is not None:
+            _start_from(config, known_timings)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise BuildError(f"can't build the engine: {errors.text()}")
+        return Built(bytes(plan), None if known_timings is None else _timings(config))
 
 
 def unwritable(error: OSError, path: Path) -> str:
@@ -133,12 +135,12 @@ def unwritable(error: OSError, path: Path) -> str:
     )
 
 
-def _strongly_typed_network(trt: Any, builder: Any, log: Any) -> Any:
+def _strongly_typed_network(trt: Any, builder: Any, errors: _Errors) -> Any:
     """10.x takes a flag for it; where the flag is gone, there is nothing else than strong typing."""
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     if network is None:
-        raise BuildError(f"can't create a network: {log.errors()}")
+        raise BuildError(f"can't create a network: {errors.text()}")
     if flag is not None and not network.get_flag(flag):
         raise BuildError("didn't make the network strongly typed, so precisions would be its own choice")
     return network
@@ -189,24 +191,13 @@ def _timings(config: Any) -> bytes:
     return bytes(timings.serialize())
 
 
-def _capturing_logger(trt: Any) -> Any:
-    """A logger that keeps errors for the exception; TensorRT says why only there."""
+class _Errors(list[str]):
+    """TensorRT's error lines of one build, for the exception: only there does it say why."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._errors: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._errors.append(" ".join(msg.split()))
-
-        def errors(self) -> str:
-            lines = list(dict.fromkeys(self._errors))
-            more = f" (and {len(lines) - LOG_LINES} more)" if len(lines) > LOG_LINES else ""
-            return (" | ".join(lines[:LOG_LINES]) or "TensorRT logged no reason") + more
-
-    return Logger()
+    def text(self) -> str:
+        lines = list(dict.fromkeys(" ".join(line.split()) for line in self))
+        more = f" (and {len(lines) - LOG_LINES} more)" if len(lines) > LOG_LINES else ""
+        return (" | ".join(lines[:LOG_LINES]) or "TensorRT logged no reason") + more
 
 
 def _progress_monitor(trt: Any, on_phase: OnPhase) -> Any:

@@ -12,14 +12,15 @@ classes of ``tensorrt_rtx``; ``make test-gpu`` is ready for whoever has one.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 import numpy as np
 
 from sdk.backends.cuda import Array, Driver, open_driver
+from sdk.backends.gpu_thread import GpuThread
 from sdk.backends.interface import Float, Inference, checked
 from sdk.backends.plan_store import BuiltEngine, EngineBackend, Host, build_command, find_engine
 from sdk.backends.tensorrt_engine import Buffer, Library, LoadedEngine, import_library
@@ -65,14 +66,14 @@ class TensorRtBackend:
         self.name: str = name
         self.graphs: GraphKind = "gpu"
         self.version = library.version
-        self._bank: _Bank | None = None
         self._closed = False
-        self._process = os.getpid()
-        self._gpu_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpu")
+        self._held = held = _Held()  # apart from self, so that the GPU thread can outlive it
+        self._gpu_thread = GpuThread(held.release)
+        weakref.finalize(self, self._gpu_thread.close, wait=False).atexit = False  # the thread has its own
 
         def load() -> Precision:
-            self._bank = _Bank(bundle, name, precision, library, open_driver)
-            return self._bank.precision
+            held.bank = _Bank(bundle, name, precision, library, open_driver)
+            return held.bank.precision
 
         try:
             self.precision: Precision = self._hand_over(load)
@@ -81,43 +82,52 @@ class TensorRtBackend:
             raise
 
     def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
-        inference = self._hand_over(lambda: self._loaded().run(draw, image, want_purified))
+        held = self._held
+        inference = self._hand_over(lambda: held.loaded().run(draw, image, want_purified))
         if inference.purified is not None:
             checked(inference.purified, image.shape, draw.purifier_id)
         return inference
 
     def purify(self, purifier: int, image: Float, random_inputs: Mapping[str, np.ndarray]) -> Float:
-        return self._hand_over(lambda: self._loaded().purify(purifier, image, random_inputs))
+        held = self._held
+        return self._hand_over(lambda: held.loaded().purify(purifier, image, random_inputs))
 
     def classify(self, classifier: int, image: Float) -> Float:
-        return self._hand_over(lambda: self._loaded().classify(classifier, image))
+        held = self._held
+        return self._hand_over(lambda: held.loaded().classify(classifier, image))
 
     def close(self) -> None:
-        """Release contexts, engines, memory and the GPU, in that order; closing twice is harmless."""
-        if not self._closed and os.getpid() == self._process:
-            try:
-                self._hand_over(self._release)
-            finally:
-                self._closed = True
-                self._gpu_thread.shutdown()
+        """Release contexts, engines, memory and the GPU, in that order; closing twice is harmless.
+
+        A backend that is forgotten, or alive at the end of the process, is released likewise.
+        """
+        if not self._closed and os.getpid() == self._gpu_thread.process:
+            self._closed = True
+            self._gpu_thread.close()
 
     def _hand_over(self, work: Callable[[], T]) -> T:
         """Do ``work`` on the GPU thread, and wait for it."""
-        if os.getpid() != self._process:
+        if os.getpid() != self._gpu_thread.process:
             raise BackendError(
                 f"backend {self.name}: loaded before a fork, over which no GPU context lives",
                 hint="load the Purifier in the process that uses it",
             )
         if self._closed:
             raise BackendError(f"backend {self.name}: it is closed", hint="load it again")
-        return self._gpu_thread.submit(work).result()
+        return self._gpu_thread.call(work)
 
-    def _loaded(self) -> _Bank:
-        assert self._bank is not None, "set by load, which raised otherwise"
-        return self._bank
 
-    def _release(self) -> None:
-        bank, self._bank = self._bank, None
+class _Held:
+    """What a backend's GPU thread holds for it."""
+
+    bank: _Bank | None = None
+
+    def loaded(self) -> _Bank:
+        assert self.bank is not None, "set by load, which raised otherwise"
+        return self.bank
+
+    def release(self) -> None:
+        bank, self.bank = self.bank, None
         if bank is not None:
             bank.close()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from sdk.backends.cuda import Array
 from sdk.backends.plan_store import NAMES, BuiltEngine, EngineBackend
+from sdk.backends.tensorrt_log import errors_into, log_of
 from sdk.errors import BackendError
 
 MODULES: dict[EngineBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -65,7 +67,7 @@ class Library:
         self.version: str = module.__version__
         self.title = f"{NAMES[backend]} {self.version}"
         self.runtime: Any = None
-        self._log: Any = None
+        self._held = ExitStack()
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         if int(self.version.split(".")[0]) not in SERVED[backend]:
             served = " or ".join(f"{major}.x" for major in SERVED[backend])
@@ -80,19 +82,20 @@ class Library:
         Raises:
             BackendError: it can't start here, as with a driver that is too old for it.
         """
-        self._log = _make_log(self.module, self._lines)
+        log = log_of(self.module)
+        self._held.enter_context(errors_into(log, self._lines))
         try:
-            self.runtime = self.module.Runtime(self._log)
+            self.runtime = self.module.Runtime(log)
         except (TypeError, RuntimeError):  # what the binding makes of a null pointer; the log says why
-            self._log = None
+            self._held.close()
             raise BackendError(
                 f"{self.title} can't start: {self.why()}",
                 hint="is the driver new enough? 'edge-purify doctor' looks",
             ) from None
 
     def close(self) -> None:
-        self.runtime = None  # before the log, into which it still may write
-        self._log = None
+        self.runtime = None
+        self._held.close()
 
     def why(self) -> str:
         """What TensorRT logged of the latest failure, on one line; the lines are then forgotten."""
@@ -216,19 +219,3 @@ class LoadedEngine:
 
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32"}
-
-
-def _make_log(module: Any, lines: deque[str]) -> Any:
-    """A TensorRT log that keeps the errors and prints nothing; TensorRT writes from threads of its own."""
-    base: Any = module.ILogger
-    kept = (base.INTERNAL_ERROR, base.ERROR)
-
-    class Log(base):  # type: ignore[misc]
-        def __init__(self) -> None:
-            base.__init__(self)  # not by super(): the binding asks for it
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in kept:
-                lines.append(msg)
-
-    return Log()

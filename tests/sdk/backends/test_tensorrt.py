@@ -213,7 +213,7 @@ def test_calls_from_any_thread_are_handed_to_the_gpus(gpu: FakeGpu, backend: Ten
 
 def test_gpu_work_on_another_thread_is_misuse(backend: TensorRtBackend) -> None:
     with pytest.raises(Misuse, match="no context is current on this thread"):
-        backend._loaded().classify(0, IMAGE)  # past the hand-over: the fakes do notice
+        backend._held.loaded().classify(0, IMAGE)  # past the hand-over: the fakes do notice
 
 
 def test_engines_built_with_a_profile_get_their_shape(
