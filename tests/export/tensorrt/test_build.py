@@ -14,6 +14,7 @@ import pytest
 
 from export.tensorrt import build as builder
 from export.tensorrt.build import BuildError, Options, build_plan
+from sdk.backends.tensorrt_log import errors_into, log_of
 
 trt = pytest.importorskip(
     "tensorrt_rtx", reason="tensorrt_rtx isn't installed: pip install 'edge-purify[rtx]'"
@@ -86,7 +87,7 @@ def arity(callee: Any) -> tuple[int, int]:
     ],
 )
 def test_what_tensorrt_calls_has_the_signature_that_it_calls(base: str, method: str) -> None:
-    ours = builder._capturing_logger(trt) if base == "ILogger" else builder._progress_monitor(trt, print)
+    ours = log_of(trt) if base == "ILogger" else builder._progress_monitor(trt, print)
     text = getattr(getattr(trt, base), method).__doc__
     theirs = re.findall(r"(\w+): ", text[text.index("self") : text.index(") ->")])
     assert ["self", *inspect.signature(getattr(ours, method)).parameters] == theirs
@@ -214,16 +215,17 @@ def test_a_network_that_is_not_strongly_typed_all_the_same_is_refused() -> None:
 
 
 def test_of_many_log_lines_the_first_are_shown_once_each_and_the_rest_counted() -> None:
-    log = builder._capturing_logger(trt)
-    for number in range(10):
-        for _ in range(2):
-            log.log(trt.ILogger.ERROR, f"why\n {number}")
-    log.log(trt.ILogger.WARNING, "never shown")
-    assert log.errors() == " | ".join(f"why {number}" for number in range(8)) + " (and 2 more)"
+    log, errors = log_of(trt), builder._Errors()
+    with errors_into(log, errors):
+        for number in range(10):
+            for _ in range(2):
+                log.log(trt.ILogger.ERROR, f"why\n {number}")
+        log.log(trt.ILogger.WARNING, "never shown")
+    assert errors.text() == " | ".join(f"why {number}" for number in range(8)) + " (and 2 more)"
 
 
 def test_a_failure_without_a_reason_says_so() -> None:
-    assert builder._capturing_logger(trt).errors() == "TensorRT logged no reason"
+    assert builder._Errors().text() == "TensorRT logged no reason"
 
 
 def test_the_log_reaches_the_error(tiny_bundle: Path) -> None:
