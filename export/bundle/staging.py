@@ -27,7 +27,7 @@ def staged(out: Path, force: bool) -> Iterator[Path]:
             f"{out}: it is a mount point, and a bundle's folder is replaced as a whole; "
             "mount the folder above it, or give a folder inside it"
         )
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as room:
+    with tempfile.TemporaryDirectory(prefix=".edge-purify-", suffix=".part", dir=out.parent) as room:
         folder, replaced = Path(room, "new"), Path(room, "replaced")
         folder.mkdir()
         yield folder

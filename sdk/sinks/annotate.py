@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from sdk.arrays import Pixels
+from sdk.host.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,7 +145,8 @@ def _draw_tag(area: Pixels, result: Result, scale: float, unit: float, color: Co
     left, top = round(result.region.x * scale), round(result.region.y * scale)
     size, pad = 0.45 * unit, round(4 * unit)
     room = max(round(40 * unit), round(result.region.width * scale)) - 2 * pad
-    text = _clipped(f"{result.label or 'no label'} {_percent(result)}".strip(), room, size)
+    decision = printable(result.label or "no label")
+    text = _clipped(f"{decision} {_percent(result)}".strip(), room, size)
     right, bottom = left + _text_width(text, size, bold=True) + 2 * pad, top + round(18 * unit)
     cv2.rectangle(area, (left, top), (right, bottom), _BAR, cv2.FILLED)
     _text(area, text, left + pad, bottom - round(5 * unit), size, color)
@@ -187,7 +189,7 @@ def _draw_bar(bar: Pixels, result: Result, unit: float) -> None:
     details_left = width - pad - max(_text_width(line, 0.5 * unit) for line in details)
     if result.label is None:
         bar[: max(2, round(3 * unit))] = _RED
-        reason = result.error or "skipped"
+        reason = printable(result.error or "skipped")
         _text(bar, "no label", pad, round(30 * unit), 0.8 * unit, _RED, bold=True)
         _text(
             bar,
@@ -201,7 +203,7 @@ def _draw_bar(bar: Pixels, result: Result, unit: float) -> None:
         _draw_score(bar, result, unit)
         figure = _percent(result) if result.accepted else f"best {_percent(result)}"
         room = details_left - 3 * pad - _text_width(figure, 0.75 * unit)
-        label = _clipped(result.label, room, unit)
+        label = _clipped(printable(result.label), room, unit)
         _text(bar, label, pad, baseline, unit, _WHITE if result.accepted else _AMBER, bold=True)
         _text(bar, figure, 2 * pad + _text_width(label, unit, bold=True), baseline, 0.75 * unit, _GREY)
     for row, line in enumerate(details):
@@ -222,7 +224,7 @@ def _draw_counts(bar: Pixels, results: Sequence[Result], unit: float) -> None:
     counts = Counter(result.label or "no label" for result in results)
     time = f"{sum(result.timings.total_ms for result in results):.1f} ms"
     left = bar.shape[1] - pad - _text_width(time, 0.5 * unit)
-    text = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+    text = ", ".join(f"{count} {printable(label)}" for label, count in counts.most_common())
     _text(bar, f"{len(results)} regions", pad, round(28 * unit), 0.6 * unit, _GREY)
     _text(bar, _clipped(text, left - 2 * pad, 0.6 * unit), pad, round(52 * unit), 0.6 * unit, _WHITE)
     _text(bar, time, left, round(28 * unit), 0.5 * unit, _GREY)

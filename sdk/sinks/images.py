@@ -15,6 +15,8 @@ from sdk.sinks.annotate import annotate
 from sdk.sinks.base import Sink, unwritable
 from sdk.sources import Frame
 
+MAX_STEM_BYTES = 200  # a file's name has 255
+
 
 class AnnotatedImages(Sink):
     """Every annotated frame as a PNG in a folder, named after its source and index: ``clip-000012.png``."""
@@ -36,7 +38,12 @@ class AnnotatedImages(Sink):
             raise unwritable(trial, error, hint="check the folder and its rights") from None
 
     def write(self, frame: Frame, result: Result) -> None:
-        stem = re.sub(r"[^\w.-]+", "-", Path(frame.source).stem).strip("-") or "frame"
+        stem = (
+            re.sub(r"[^\w.-]+", "-", Path(frame.source).stem)
+            .encode()[:MAX_STEM_BYTES]
+            .decode(errors="ignore")
+        )
+        stem = stem.strip("-") or "frame"
         path = self.folder / f"{stem}-{frame.index:06d}.png"
         png = cv2.imencode(".png", annotate(frame.image, result, frame.roi))[1].tobytes()
         try:

@@ -52,7 +52,8 @@ class EventRecord(msgspec.Struct, frozen=True):
 def event_record(event: SourceEvent) -> EventRecord:
     """A change of state as plain data."""
     at = datetime.fromtimestamp(event.time_s, timezone.utc).isoformat(timespec="milliseconds")
-    return EventRecord(event.state.value, _text(event.source), event.reason, at)
+    reason = None if event.reason is None else _text(event.reason)
+    return EventRecord(event.state.value, _text(event.source), reason, at)
 
 
 def records(frame: Frame, results: Sequence[Result], labels: Sequence[str]) -> list[Record]:
@@ -81,11 +82,11 @@ def record(frame: Frame, result: Result, labels: Sequence[str]) -> Record:
         timings_ms={name.removesuffix("_ms"): round(ms, 4) for name, ms in timings.items()},
         roi=result.region or frame.roi,
         seeded=result.seeded,
-        error=result.error,
+        error=None if result.error is None else _text(result.error),
         accepted=result.accepted and result.label is not None,
     )
 
 
 def _text(name: str) -> str:
-    """A file's name, which may be no UTF-8, as text."""
+    """A file's name, or a message that holds one, as text: a name may be no UTF-8."""
     return name.encode(errors="backslashreplace").decode()

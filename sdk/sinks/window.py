@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 import cv2
 
+from sdk.arrays import Pixels
 from sdk.errors import SinkError
 from sdk.host.children import python_code
 from sdk.result import Result
-from sdk.sinks.annotate import annotate
+from sdk.sinks.annotate import annotate, annotate_regions
 from sdk.sinks.base import Sink
 from sdk.sources import Frame
 
@@ -40,18 +42,26 @@ class Window(Sink):
     def open(self) -> None:
         variables = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
         if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
-            raise SinkError("--show: there is no display here (DISPLAY is not set); use --save instead")
+            raise SinkError(
+                "--show: there is no display here (DISPLAY is not set)", hint="use --save instead"
+            )
         _require_display()
         try:
             cv2.namedWindow(self._title, cv2.WINDOW_AUTOSIZE)
         except cv2.error:
             raise SinkError(
-                "--show: this OpenCV is built without windows (headless); use --save instead"
+                "--show: this OpenCV is built without windows (headless)", hint="use --save instead"
             ) from None
         self._is_open = True
 
     def write(self, frame: Frame, result: Result) -> None:
-        cv2.imshow(self._title, annotate(frame.image, result, frame.roi))
+        self._show(annotate(frame.image, result, frame.roi))
+
+    def write_regions(self, frame: Frame, results: Sequence[Result]) -> None:
+        self._show(annotate_regions(frame, results))
+
+    def _show(self, picture: Pixels) -> None:
+        cv2.imshow(self._title, picture)
         key = self._key(1)
         while self._pause and key == _NO_KEY and not self.done:
             key = self._key(_WAIT_MS)
@@ -75,9 +85,9 @@ def _require_display() -> None:
     try:
         done = subprocess.run(trial, capture_output=True, timeout=_TRIAL_S, check=False)
     except subprocess.TimeoutExpired:
-        raise SinkError(f"--show: no window within {_TRIAL_S:.0f} s; use --save instead") from None
+        raise SinkError(f"--show: no window within {_TRIAL_S:.0f} s", hint="use --save instead") from None
     if done.returncode < 0:  # by a signal: an exception of OpenCV's has a message, and comes again
         raise SinkError(
-            "--show: the display can't be reached; check DISPLAY (now "
-            f"{os.environ.get('DISPLAY', 'not set')}), or use --save instead"
+            "--show: the display can't be reached",
+            hint=f"check DISPLAY (now {os.environ.get('DISPLAY', 'not set')}), or use --save instead",
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
+from sdk.host.terminal import printable
 from sdk.meter import Percentiles
 from sdk.sinks.record import Record, record
 
@@ -129,7 +130,7 @@ class Feed:
         """Take note of a source's state."""
         with self._lock:
             source = self._source(event.source)
-            source.state, source.reason = event.state.value, event.reason
+            source.state, source.reason = event.state.value, event.reason and printable(event.reason)
 
     def newest_of(self, name: str | None) -> Shown | None:
         """The newest frame of a source; of any source if ``name`` is None."""
@@ -182,7 +183,7 @@ class Feed:
     def _source_status(self, name: str, source: _Source, now: float, span_s: float) -> SourceStatus:
         first = source.newest.results[0] if source.newest else None
         return SourceStatus(
-            name=name.encode(errors="backslashreplace").decode(),
+            name=printable(name),
             state=source.state,
             reason=source.reason,
             frames=source.frames,
@@ -205,7 +206,7 @@ class Feed:
             return None
         if not self._recent:
             return f"no frame for {silent_s:.0f} s"
-        return f"no label for {silent_s:.0f} s: {self._recent[-1].error}"
+        return f"no label for {silent_s:.0f} s: {printable(self._recent[-1].error)}"
 
 
 def _percentiles(values: list[float]) -> Percentiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -125,3 +126,14 @@ def test_regions_at_every_size(size: tuple[int, int]) -> None:
     frame = dataclasses.replace(make_frame(size=size), rois=tuple(rois))
     results = [dataclasses.replace(make_result("a long label " * 9), region=roi) for roi in rois]
     assert annotate_regions(frame, results).shape == annotate(frame.image, results[0]).shape
+
+
+def test_error_with_a_name_that_is_no_text_is_drawn() -> None:
+    """A file's name may hold any bytes, and an error may hold a file's name."""
+    result = dataclasses.replace(
+        make_result(label=None), error=os.fsdecode(b"caf\xe9.jpg: cut short\x1b[31m")
+    )
+    assert annotate(make_frame().image, result).shape[1] >= 640
+    frame = dataclasses.replace(make_frame(), rois=(Roi(0, 0, 9, 9), Roi(9, 9, 9, 9)))
+    labelled = [dataclasses.replace(make_result("\udce9\x1b"), region=roi) for roi in frame.rois]
+    assert annotate_regions(frame, labelled).shape[1] >= 640

@@ -175,3 +175,12 @@ def test_source_that_stalls_and_comes_back_is_told(tmp_path: Path) -> None:
         EventRecord("live", "yard", None, "1970-01-01T00:00:03.000+00:00"),
         EventRecord("connecting", "gate", "the connection ended", "1970-01-01T00:00:03.500+00:00"),
     ]
+
+
+def test_names_that_are_no_text_in_messages(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    with JsonLines(tmp_path / "out", ["red", "blue"]) as sink:
+        sink.write(make_frame(), dataclasses.replace(make_result(label=None), error=f"{name}: cut short"))
+        sink.source_changed(SourceEvent(name, SourceState.FAILED, f"{name}: cut short"))
+    first, second = map(msgspec.json.decode, (tmp_path / "out").read_bytes().splitlines())
+    assert first["error"] == second["reason"] == r"caf\udce9.jpg: cut short"
