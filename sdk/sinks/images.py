@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 
+from sdk.arrays import Pixels
 from sdk.errors import SinkError
 from sdk.files import remove_stale_parts, require_writable, write_atomically
 from sdk.result import Result
-from sdk.sinks.annotate import annotate
+from sdk.sinks.annotate import annotate, annotate_regions
 from sdk.sinks.base import Sink, unwritable
 from sdk.sources import Frame
 
@@ -38,14 +40,16 @@ class AnnotatedImages(Sink):
             raise unwritable(trial, error, hint="check the folder and its rights") from None
 
     def write(self, frame: Frame, result: Result) -> None:
-        stem = (
-            re.sub(r"[^\w.-]+", "-", Path(frame.source).stem)
-            .encode()[:MAX_STEM_BYTES]
-            .decode(errors="ignore")
-        )
-        stem = stem.strip("-") or "frame"
+        self._save(annotate(frame.image, result, frame.roi), frame)
+
+    def write_regions(self, frame: Frame, results: Sequence[Result]) -> None:
+        self._save(annotate_regions(frame, results), frame)
+
+    def _save(self, picture: Pixels, frame: Frame) -> None:
+        stem = re.sub(r"[^\w.-]+", "-", Path(frame.source).stem)
+        stem = stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore").strip("-") or "frame"
         path = self.folder / f"{stem}-{frame.index:06d}.png"
-        png = cv2.imencode(".png", annotate(frame.image, result, frame.roi))[1].tobytes()
+        png = cv2.imencode(".png", picture)[1].tobytes()
         try:
             write_atomically(path, png, durable=False)  # a flush for each frame would slow the loop
         except OSError as error:
