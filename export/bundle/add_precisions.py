@@ -242,7 +242,9 @@ def _record(bundle: Bundle, made: Origins, found: Verification) -> None:
     changed: dict[str, Any] = {"provenance": {**manifest.provenance, "precisions": recorded}}
     if manifest.card is not None:
         path = bundle.path(manifest.card)
-        path.write_text(with_precisions(path.read_text(encoding="utf-8"), recorded), encoding="utf-8")
+        path.write_text(
+            with_precisions(bundle.read(manifest.card).decode("utf-8"), recorded), encoding="utf-8"
+        )
         changed["card"] = File(manifest.card.file, sha256_of(path))
     write_manifest(bundle.folder, msgspec.structs.replace(manifest, **changed))
 

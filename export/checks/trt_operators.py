@@ -76,7 +76,7 @@ def check_bundle(bundle: Bundle) -> None:
     """
     for engine in bundle.manifest.engines:
         for precision, file in engine.onnx.items():  # CPUs' own graphs are never built
-            check_operators(onnx.load(bundle.path(file)), f"{engine.id} ({precision})")
+            check_operators(onnx.load_model_from_string(bundle.read(file)), f"{engine.id} ({precision})")
 
 
 def check_operators(model: onnx.ModelProto, name: str) -> None:

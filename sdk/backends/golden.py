@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +14,11 @@ import numpy.typing as npt
 from sdk.backends.interface import Backend, Float
 from sdk.bundle.deviation import Deviation, deviation
 from sdk.bundle.files import Bundle
+from sdk.bundle.npz import read_npz
 from sdk.draw import Draw
 from sdk.errors import BundleError
 
+MAX_DRAWS = 4096
 RANDOM_INPUT = "input."  # heads the name of a random input's array in the file
 
 
@@ -54,15 +54,16 @@ class Golden:
         """Read the golden outputs of ``bundle``.
 
         Raises:
-            BundleError: not an ``.npz`` file, an array is missing, or an engine is never drawn.
+            BundleError: not an ``.npz`` file, an array is missing or doesn't fit the manifest, or an engine
+                is never drawn.
         """
         path, content = bundle.path(bundle.manifest.golden), bundle.read(bundle.manifest.golden)
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                arrays = dict(stored)
+            arrays = read_npz(content)
             inputs = {name: arrays.pop(name) for name in [*arrays] if name.startswith(RANDOM_INPUT)}
             golden = cls(random_inputs={k.removeprefix(RANDOM_INPUT): v for k, v in inputs.items()}, **arrays)
-        except (ValueError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+            _check_arrays(golden, bundle)
+        except (ValueError, TypeError) as error:
             raise BundleError(
                 f"{path}: can't be read as golden outputs: {error}", hint="export the bundle again"
             ) from None
@@ -107,6 +108,33 @@ def _draws(bundle: Bundle, golden: Golden) -> Iterator[Draw]:
     for n, (i, j) in enumerate(zip(golden.purifier.tolist(), golden.classifier.tolist(), strict=True)):
         inputs = {name: rows[n : n + 1] for name, rows in golden.random_inputs.items()}
         yield Draw(i, purifiers[i].id, j, classifiers[j].id, inputs, seeded=True)
+
+
+def _check_arrays(golden: Golden, bundle: Bundle) -> None:
+    """Hold every array to the manifest and to the others; a ValueError names the one that is wrong."""
+    image, n, places = bundle.manifest.image, len(golden.purifier), len(golden.positions)
+    if not 1 <= n <= MAX_DRAWS:
+        raise ValueError(f"expected 1 to {MAX_DRAWS} draws, got {n}")
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+        "images": ("uint8", (len(golden.images), 3, image.height, image.width)),
+        **dict.fromkeys(("image", "purifier", "classifier"), ("int64", (n,))),
+        "positions": ("int64", (places,)),
+        "purified": ("float32", (n, places)),
+        "logits": ("float32", (n, len(bundle.labels))),
+    }
+    arrays = {name: getattr(golden, name) for name in expected}
+    for purifier in bundle.manifest.purifiers:
+        for spec in purifier.random_inputs:
+            expected[RANDOM_INPUT + spec.name] = (spec.dtype, (n, *spec.shape[1:]))
+    arrays |= {RANDOM_INPUT + name: array for name, array in golden.random_inputs.items()}
+    for name, (dtype, shape) in expected.items():
+        array = arrays.get(name)
+        if array is None or (array.dtype.name, array.shape) != (dtype, shape):
+            got = "none" if array is None else f"{array.dtype.name} {list(array.shape)}"
+            raise ValueError(f"array {name!r}: expected {dtype} {list(shape)}, got {got}")
+    for name, size in (("image", len(golden.images)), ("positions", 3 * image.height * image.width)):
+        if arrays[name].size and not 0 <= arrays[name].min() <= arrays[name].max() < size:
+            raise ValueError(f"array {name!r}: expected values from 0 to {size - 1}")
 
 
 def _check_every_engine_drawn(path: Path, drawn: npt.NDArray[np.int64], role: str, count: int) -> None:

@@ -142,8 +142,8 @@ def hold_gate(
         EdgePurifyError: whatever is wrong with the record, the target or the data.
     """
     with request.open(request.target, request.precision) as target:
-        where = Path(path) if path else _own_record(target)
-        stored = record.read(where)
+        where, content = (Path(path), None) if path else _own_record(target)
+        stored = record.read(where, content)
         dataset, _ = _open_data(request, target)
         check_fit(target, dataset[slice(0, 1)])
         if json is not None:
@@ -220,12 +220,12 @@ def _precision_for(path: Path, wanted: str) -> str:
     return wanted if wanted in (*bundle.manifest.precisions, "auto") else "fp32"
 
 
-def _own_record(target: Target) -> Path:
+def _own_record(target: Target) -> tuple[Path, bytes]:
     bundle = target.bundle
     if bundle is None or bundle.manifest.robustness is None:
         what = "a checkpoint" if bundle is None else "a bundle without a record"
         raise UsageError(f"--gate: {target.name} is {what}; make one by --record, and name it if it's a file")
-    return bundle.path(bundle.manifest.robustness)
+    return bundle.path(bundle.manifest.robustness), bundle.read(bundle.manifest.robustness)
 
 
 def _write(found: Evaluation, target: Target, images: Images, settings: Settings, outputs: Outputs) -> None:

@@ -37,18 +37,18 @@ def read_twin(bundle: Bundle, *, trust_code: bool = False) -> Defence:
     twin = bundle.manifest.twin
     if twin is None:
         raise BundleError(f"bundle {bundle.folder}: it has no twin (a foreign classifier has none)")
-    path = bundle.path(twin.weights)
+    weights = bundle.read(twin.weights)
     try:
         model = msgspec.convert(twin.config, Model)
         if not trust_code:
             _refuse_foreign_code(bundle, model)
         defence = models.build(model)
-        defence.load_state_dict(safetensors.torch.load_file(path))  # copies into float32, so casts up
+        defence.load_state_dict(safetensors.torch.load(weights))  # copies into float32, so casts up
     except (msgspec.ValidationError, safetensors.SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(
-            f"bundle {bundle.folder}: {twin.weights.file} doesn't fit the twin's config: {reason[:300]}; "
-            "export the bundle anew"
+            f"bundle {bundle.folder}: {twin.weights.file} doesn't fit the twin's config: {reason[:300]}",
+            hint="export the bundle again",
         ) from error
     return defence.eval()
 

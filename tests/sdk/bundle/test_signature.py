@@ -265,3 +265,29 @@ def test_commands_refuse_an_unsigned_bundle_in_one_line(
     assert "unsigned" in out
     code, _, err = edge_purify("inspect", bundle_copy, "--require-signature", tmp_path / "none.pem")
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_commands_take_version_and_purpose(
+    edge_purify: Callable[..., tuple[int, str, str]],
+    bundle_copy: Path,
+    keys: Keys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    clip = write_video(tmp_path / "clip.avi", 2)
+    sign(bundle_copy, keys.private, version=2, purpose="gate")
+    run = ("--source", clip, "--bundle", bundle_copy)
+    by_key = ("--require-signature", keys.public)
+    ours = (*by_key, "--min-version", 2, "--purpose", "gate", "--remember-version")
+    assert edge_purify(*run, *ours)[0] == 0
+    for wrong, code, message in (
+        ((*by_key, "--min-version", 3), 1, "expected version 3 or later (required), got 2"),
+        ((*by_key, "--purpose", "door"), 1, "expected the purpose 'door', got 'gate'"),
+        (("--min-version", 1), 2, "only a signature vouches for it"),
+    ):
+        found, _, err = edge_purify(*run, *wrong)
+        assert (found, err.count("\n")) == (code, 1)
+        assert message in err
+    sign(bundle_copy, keys.private, version=1)
+    assert "(the highest opened before), got 1" in edge_purify(*run, *by_key, "--remember-version")[2]

@@ -26,20 +26,21 @@ class OnnxGraph(nn.Module):
     """One engine; rounding to INT8 is straight-through, see ``onnx_operators.FakeQuantize``.
 
     Args:
-        path: its ONNX file.
+        path: its ONNX file, for messages alone if ``content`` is given.
         inputs: their names, in the order that a call takes them.
+        content: the file's bytes, where they were read and verified already.
 
     Raises:
         BackendError: the package onnx is absent.
         BundleError: the graph has other inputs, or holds what has no counterpart here.
     """
 
-    def __init__(self, path: Path, inputs: Sequence[str]) -> None:
+    def __init__(self, path: Path, inputs: Sequence[str], *, content: bytes | None = None) -> None:
         super().__init__()
         onnx = _onnx()
         self.path, self.inputs = path, tuple(inputs)
         try:
-            graph = onnx.load(path).graph
+            graph = (onnx.load(path) if content is None else onnx.load_model_from_string(content)).graph
         except Exception as error:  # protobuf's DecodeError has no public home
             raise BundleError(f"{path}: not an ONNX file; export the bundle anew") from error
         if (names := sorted(value.name for value in graph.input)) != sorted(inputs):

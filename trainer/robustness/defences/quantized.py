@@ -99,7 +99,8 @@ def _graphs(
     bundle: Bundle, engines: Sequence[Engine], kind: GraphKind, *random_inputs: str
 ) -> list[OnnxGraph]:
     inputs = ("image", *random_inputs)
-    return [OnnxGraph(bundle.path(engine.graph("int8", kind)), inputs) for engine in engines]
+    files = [engine.graph("int8", kind) for engine in engines]
+    return [OnnxGraph(bundle.path(file), inputs, content=bundle.read(file)) for file in files]
 
 
 def _each_by_its_own(graphs: nn.ModuleList, which: Tensor, *inputs: Tensor) -> Tensor:

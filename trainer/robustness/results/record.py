@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdk.bundle.npz import read_npz
 from sdk.errors import EdgePurifyError, UsageError
 from trainer.data import DataSet, Images
 from trainer.robustness.attacks.ball import Ball, lengths
@@ -153,21 +153,20 @@ def to_bytes(record: Record) -> bytes:
     return stream.getvalue()
 
 
-def read(path: Path) -> Record:
-    """What ``to_bytes`` made.
+def read(path: Path, content: bytes | None = None) -> Record:
+    """What ``to_bytes`` made, in the file ``path`` or in ``content``, which was read from there.
 
     Raises:
         EdgePurifyError: the file can't be read, or isn't whole.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        arrays = read_npz(path.read_bytes() if content is None else content)
         header = msgspec.json.decode(str(arrays["header"]), type=Header)
         parts = {key: torch.from_numpy(array) for key, array in arrays.items() if key != "header"}
         return _checked(header, parts)
     except OSError as error:
         raise EdgePurifyError(f"{path}: can't be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
+    except (ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
         raise EdgePurifyError(f"{path}: not a record of --record ({error}); make it anew") from None
 
 
