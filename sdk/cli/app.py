@@ -37,7 +37,19 @@ class Stopped(EdgePurifyError):
         super().__init__("stopped", hint=hint)
 
 
-class App(click.Group):
+class _OnceOnly(click.Command):
+    """A command that refuses an option given twice, of which click would take the last without a word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        once = [each for each in order if isinstance(each, click.Option) and not each.multiple]
+        for option in once:
+            if not option.is_flag and not option.count and once.count(option) > 1:
+                raise click.UsageError(f"{max(option.opts, key=len)} is given twice", ctx)
+        return super().parse_args(ctx, args)
+
+
+class App(_OnceOnly, click.Group):
     """A click group that ends as this module says.
 
     Args:
@@ -48,6 +60,7 @@ class App(click.Group):
     def __init__(
         self, *arguments: Any, notices: int = logging.WARNING, torchrun: bool = False, **settings: Any
     ) -> None:
+        self.command_class = _OnceOnly
         settings.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*arguments, **settings)
         self._notices = notices

@@ -22,6 +22,7 @@ log = logging.getLogger("sdk.sources")
 
 PATIENCE_S = 60.0  # how long a lost stream may stay away
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
+MAX_SINGLE_PICTURES = 3  # connections in a row that give one frame each: a snapshot, not a stream
 _POLL_S = 0.25
 STALLED_S = 2.0  # without a frame, a source isn't live; slower ones are given three of their frames' time
 
@@ -95,12 +96,20 @@ class Live(Source):
         self._thread.join(timeout=1.0)  # one that sits in a read returns by its time-out, and then releases
 
     def _grab(self, capture: Any) -> None:
+        n_short = 0
         try:
             if capture is None:
                 capture = self._connect_again("it can't be opened")
             while capture is not None:
+                before = self._n_grabbed
                 reason = self._read_until_lost(capture)
                 capture.release()
+                n_short = n_short + 1 if self._n_grabbed == before + 1 else 0
+                if n_short == MAX_SINGLE_PICTURES:
+                    raise SourceError(
+                        f"{self.name}: a single picture at a time, {n_short} times in a row, not a video",
+                        hint="give the camera's stream, not its snapshot",
+                    )
                 capture = self._connect_again(reason)
             self._end(None)
         except BaseException as error:

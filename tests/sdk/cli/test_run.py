@@ -205,6 +205,8 @@ def test_reader_that_goes_away_is_one_line(clip: Path, tiny_bundle: Path) -> Non
         (["--source", "a.mp4", "--json", ""], 2, "need a path, got an empty one"),
         (["--camera", "-1"], 2, "Invalid value for '--camera': -1"),
         (["--camera", "front"], 2, "Invalid value for '--camera': 'front' is not a valid integer"),
+        (["--camera", "0", "--save", "a.mp4", "--save", "b.mp4"], 2, "--save is given twice"),
+        (["--camera", "0", "--json=a", "--votes", "2", "--json", "a"], 2, "--json is given twice"),
         (["--camera", "0", "--max-frames", "0"], 2, "Invalid value for '--max-frames': 0"),
         (["--camera", "0", "--seed", "x"], 2, "Invalid value for '--seed': 'x'"),
         (["--camera", "0", "--backend", "tpu"], 2, "'tpu' is not one of 'auto', 'onnxruntime'"),
@@ -529,3 +531,39 @@ def test_version_and_purpose_are_asked_of_a_signed_bundle(
     assert (code, len(err)) == (2, 1), err
     with pytest.raises(UsageError, match="the bundle is open already; give the key"):
         Purifier.load(Bundle.open(bundle_copy), min_version=1)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_pipe_that_says_nothing_holds_no_signal_up(begun: bool, tmp_path: Path, tiny_bundle: Path) -> None:
+    """Before its writer comes, and while it sends nothing; two signals spoil no more than one."""
+    pipe, lines = tmp_path / "p.mkv", tmp_path / "out.jsonl"
+    clip = write_video(tmp_path / "clip.mkv").read_bytes()
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        [*COMMAND, "--source", pipe, "--bundle", tiny_bundle, "--json", lines],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        if begun:
+            with pipe.open("wb") as stream:
+                stream.write(clip[: len(clip) * 3 // 4])
+                stream.flush()
+                wait_until(lambda: n_lines(tmp_path) >= 3, "three frames")
+                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
+                _, err = process.communicate(timeout=60)
+        else:
+            assert process.stderr is not None
+            process.stderr.readline()  # what runs the engines: the pipe is next
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    if begun:
+        assert len(read_records(lines)) >= 3
+

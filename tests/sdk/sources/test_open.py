@@ -435,3 +435,15 @@ def test_one_of_two_streams_lost_and_back(mjpeg_server: MjpegServer, tmp_path: P
     assert mjpeg_server.connections >= 3
     assert summary.sources[str(clip)].frames == N_FRAMES
     assert list(summary.sources) == ["http://127.0.0.1", "http://127.0.0.1 #2", str(clip)]
+
+
+def test_snapshot_that_is_asked_for_again_and_again_is_no_video(mjpeg_server: MjpegServer) -> None:
+    jpeg = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))[1].tobytes()
+    mjpeg_server.files["snapshot.jpg"] = jpeg
+
+    def connect() -> cv2.VideoCapture:
+        return cv2.VideoCapture(mjpeg_server.url("snapshot.jpg"), cv2.CAP_FFMPEG)
+
+    frames, message = read_until_error(Live("camera", connect(), reconnect=connect, first_retry_s=0.01))
+    assert len(frames) <= 3
+    assert "camera: a single picture at a time, 3 times in a row, not a video; give the camera's" in message
