@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast test-gpu check docs figures sbom venv clean
+.PHONY: demo test test-fast slow-tests test-gpu check docs figures sbom venv clean
 
 demo: .venv/.runtime
 	mkdir -p out
@@ -20,6 +20,12 @@ test: .venv/.everything
 # All tests but those marked slow: under two minutes on two idle cores.
 test-fast: .venv/.everything
 	$(BIN)/python -m pytest -m 'not slow' tests
+
+# Find out which tests are slow, for test-fast: writes tests/slow.txt.
+slow-tests: .venv/.everything
+	$(BIN)/python -m pytest -p tests.timing tests/sdk
+	$(BIN)/python -m pytest -p tests.timing tests/trainer
+	$(BIN)/python -m pytest -p tests.timing tests --ignore tests/sdk --ignore tests/trainer
 
 test-gpu: .venv/.everything
 	$(BIN)/python -m pytest tests/gpu

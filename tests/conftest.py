@@ -1,4 +1,4 @@
-"""A bundle small enough to reason about by hand, for every test of the runtime."""
+"""A bundle small enough to reason about by hand, for every test of the runtime; and which tests are slow."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ from sdk.bundle import Engine, File, Image, Manifest, RandomInput, sha256_of, wr
 SIDE = 16
 LABELS = ("red", "green", "blue", "dark")
 MASK = RandomInput("atom_mask", "subset", 12, 9, "mask", "float32", (1, 12))
+
+
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that slow.txt names, each as FILE.py::TEST, which a move to another folder leaves valid."""
+    for item in items:
+        if f"{item.path.name}::{getattr(item, 'originalname', item.name)}" in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
