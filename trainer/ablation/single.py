@@ -16,7 +16,7 @@ from sdk.files import write_atomically
 from trainer import checkpoint
 from trainer.ablation.arms import Variant
 from trainer.config import Config
-from trainer.data import Images, open_dataset, split_validation
+from trainer.data import Images, open_configured, split_validation
 from trainer.data.attack_bank import digest_of
 from trainer.loop.fit import fit
 from trainer.loop.progress import Progress
@@ -140,7 +140,7 @@ def carry_out(task: Task, tell: Tell, heartbeat: Callable[[], None]) -> None:
 
 def _train(task: Task, tell: Tell, heartbeat: Callable[[], None]) -> Path:
     config, start = task.variant.config, time.perf_counter()
-    images = open_dataset(config.data.name, task.data, "train", image_size=config.model.image_size)
+    images = open_configured(config.data, task.data, "train", image_size=config.model.image_size)
     training, validation = split_validation(images, config.data.validation)
     has_begun = (task.folder / "last.pt").exists()
 
@@ -186,7 +186,7 @@ def first_test_images(variant: Variant, data: Path, count: int) -> Images:
         DataError: they are absent or damaged.
     """
     config = variant.config
-    images = open_dataset(config.data.name, data, "test", image_size=config.model.image_size)
+    images = open_configured(config.data, data, "test", image_size=config.model.image_size)
     if count > len(images):
         raise UsageError(f"--images {count}: {config.data.name} in {data} has {len(images)} test images")
     return images[slice(0, count)]

@@ -14,7 +14,7 @@ from sdk.backends import open_backend
 from sdk.bundle import MANIFEST, Bundle, Precision
 from sdk.errors import UsageError
 from sdk.files import is_stream, require_writable, write_output
-from trainer.data import DataSet, Images, open_dataset
+from trainer.data import FOLDERS, DataSet, Images, open_dataset
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.defences.judges import EngineJudge, Judge
 from trainer.robustness.defences.targets import Target, open_target
@@ -209,7 +209,8 @@ def _open_data(request: Request, target: Target) -> tuple[DataSet, str]:
     name = request.dataset or target.provenance.get("config", {}).get("data", {}).get("name")
     if name is None:
         raise UsageError(f"--dataset: {target.name} doesn't say what it was trained on; name the data set")
-    return open_dataset(name, request.data, "test", image_size=target.height), name
+    classes = target.labels if name in FOLDERS else None  # their order is the classifier's
+    return open_dataset(name, request.data, "test", image_size=target.height, classes=classes), name
 
 
 def _precision_for(path: Path, wanted: str) -> str:

@@ -21,15 +21,18 @@ def soften(checkpoint: Path, data: Path, share: float, out: Path, trust_code: bo
     A config trains on them by recipe.soft_targets. They belong to the data set and the split that CHECKPOINT
     was trained with; its data.validation images get none.
     """
+    import msgspec
+
     from trainer.checkpoint import load_defence
-    from trainer.data import open_dataset, split_validation
+    from trainer.config import Data
+    from trainer.data import open_configured, split_validation
     from trainer.data.soft_targets import check_writable, make
 
     check_writable(out)  # before the work
     loaded = load_defence(checkpoint, trust_code=trust_code)
-    section = loaded.config["data"]
-    images = open_dataset(section["name"], data, "train", image_size=loaded.image_size)
-    training, _ = split_validation(images, section["validation"])
+    section = msgspec.convert(loaded.config["data"], Data)
+    images = open_configured(section, data, "train", image_size=loaded.image_size)
+    training, _ = split_validation(images, section.validation)
     with bars() as on_progress:
         made = make(
             loaded,

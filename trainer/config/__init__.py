@@ -55,6 +55,9 @@ __all__ = [
 ]
 
 
+FROZEN_KINDS = ("module", "onnx")  # of classifiers that users bring, trained: left as they are unless asked
+
+
 class Data(Section):
     """What is trained on; ``name`` is one that ``trainer.data.open_dataset`` knows.
 
@@ -145,16 +148,42 @@ class Config(Section):
         family, kind = (part.__struct_config__.tag for part in (self.model, self.recipe))
         if kind not in (kinds := _RECIPES[family]):
             raise ValueError(f"recipe.kind: expected {' or '.join(kinds)} for {family!r}, got {kind!r}")
-        rank = self.model.purifier.adapter_rank if family == "maep" else 0
-        adapters_only = kind == "masked" and self.recipe.adapters_only
+        self._check_freezing(family)
+        rank = self.model.purifier.adapter_rank if isinstance(self.model, MaepModel) else 0
+        adapters_only = isinstance(self.recipe, MaskedRecipe) and self.recipe.adapters_only
         if (rank > 0) != adapters_only:
             raise ValueError(
                 f"model.purifier.adapter_rank: expected {'> 0' if adapters_only else '0'}, got {rank}: "
                 "adapters belong to the recipe 'masked' with adapters_only = true, which trains them alone"
             )
 
+    @property
+    def freezes_classifier(self) -> bool:
+        """Whether the purifier alone is trained."""
+        if isinstance(self.recipe, MaskedRecipe | AtopRecipe):
+            return True
+        if self.recipe.freeze_classifier is not None:
+            return self.recipe.freeze_classifier
+        return self.model.classifier.kind in FROZEN_KINDS and not isinstance(self.model, PlainModel)
 
-_RECIPES = {"ren": ("clean", "adversarial"), "maep": ("masked", "atop"), "none": ("clean", "adversarial")}
+    def _check_freezing(self, family: object) -> None:
+        if self.freezes_classifier and isinstance(self.model, PlainModel):
+            raise ValueError(
+                f"recipe.freeze_classifier: expected false for {family!r}, which has no purifier"
+            )
+        is_perturbed = isinstance(self.recipe, AdversarialRecipe) and self.recipe.weight_perturbation > 0
+        if self.freezes_classifier and is_perturbed:
+            raise ValueError(
+                "recipe.weight_perturbation: expected 0 with a frozen classifier, which has no weights to "
+                "learn; set recipe.freeze_classifier = false to train it"
+            )
+
+
+_RECIPES = {
+    "ren": ("clean", "adversarial", "atop"),
+    "maep": ("masked", "atop"),
+    "none": ("clean", "adversarial"),
+}
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:

@@ -18,6 +18,9 @@ class CleanRecipe(Section, tag_field="kind", tag="clean"):
     eps: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]
     raw_share: Share = 0.15  #: of a batch, that the classifier sees as it is
     attacked_share: Share = 0.4  #: of a batch, that it sees code-attacked and purified
+    freeze_classifier: bool | None = (
+        None  #: train the purifier alone; by default for a classifier of your own
+    )
 
     def __post_init__(self) -> None:
         if self.raw_share + self.attacked_share > 1:
@@ -39,6 +42,9 @@ class AdversarialRecipe(Section, tag_field="kind", tag="adversarial"):
     probe_images: Count = 2000  #: validation images attacked by PGD-10 after every epoch
     soft_targets: str | None = None
     weight_perturbation: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0  #: 0: none
+    freeze_classifier: bool | None = (
+        None  #: train the purifier alone; by default for a classifier of your own
+    )
 
 
 class MaskedRecipe(Section, tag_field="kind", tag="masked"):

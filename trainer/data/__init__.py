@@ -5,7 +5,16 @@ Both hand out uint8 batches by ``stream``, which readies the next ones while the
 """
 
 from trainer.data.augmentation import augment
-from trainer.data.catalogue import SPLITS, Contents, check, fetch, names, open_configured, open_dataset
+from trainer.data.catalogue import (
+    FOLDERS,
+    SPLITS,
+    Contents,
+    check,
+    fetch,
+    names,
+    open_configured,
+    open_dataset,
+)
 from trainer.data.dataset import DataError, DataSet, Images, split_validation
 from trainer.data.folders import ImageFolders, open_folders
 from trainer.data.generators import keyed_generator
@@ -15,6 +24,7 @@ from trainer.data.readers.svhn import SVHN_LABELS, read_svhn
 
 __all__ = [
     "CIFAR10_LABELS",
+    "FOLDERS",
     "GTSRB_LABELS",
     "SPLITS",
     "SVHN_LABELS",

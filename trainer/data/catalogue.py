@@ -65,12 +65,12 @@ IN_MEMORY = {
     ),
 }
 _GTSRB = "gtsrb"
-_FOLDERS = ("imagenet", "folders")
+FOLDERS = ("imagenet", "folders")
 
 
 def names() -> tuple[str, ...]:
     """What ``data.name`` in a config, and ``edge-train data``, may say."""
-    return (*IN_MEMORY, _GTSRB, *_FOLDERS)
+    return (*IN_MEMORY, _GTSRB, *FOLDERS)
 
 
 def open_dataset(
@@ -106,7 +106,7 @@ def open_dataset(
         raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     if image_size is not None and image_size < 1:
         raise UsageError(f"image_size: expected at least 1 pixel, got {image_size}")
-    if name in _FOLDERS:
+    if name in FOLDERS:
         if isinstance(classes, str):
             classes = read_classes(Path(classes))
         size = image_size or _FOLDER_IMAGE_SIZE
@@ -169,7 +169,7 @@ def fetch(
     """
     if name not in IN_MEMORY:
         if url is not None:
-            what = "image folders" if name in _FOLDERS else name
+            what = "image folders" if name in FOLDERS else name
             raise UsageError(
                 f"--url {url}: {what} can't be fetched", hint=f"leave --url out to check those in {to}"
             )

@@ -16,6 +16,7 @@ from trainer.data.soft_targets import OpenedTargets, open_soft_targets
 from trainer.loop.fabric import open_fabric
 from trainer.loop.progress import Clock, Progress
 from trainer.loop.run import Run
+from trainer.loop.validation import check_frozen_classifier
 
 Report = Callable[[Progress], None]
 
@@ -54,6 +55,10 @@ def fit(
         run.load_state_dict(checkpoint.load(out / "last.pt"))
     else:
         run.begin()
+        if (
+            config.freezes_classifier and getattr(config.recipe, "bank", None) is None
+        ):  # else they are attacked
+            check_frozen_classifier(run.defence, validation, config.seed)
     if not fabric.is_global_zero:
         report = _silent
     clock = Clock(config.optimizer, run.steps)

@@ -16,25 +16,21 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from sdk.errors import EdgePurifyError
 from trainer import checkpoint, objectives
 from trainer import config as configs
 from trainer.config import AdversarialRecipe, AtopRecipe, Config, MaskedRecipe
 from trainer.data import DataSet, augment, keyed_generator
 from trainer.data.soft_targets import OpenedTargets
+from trainer.loop.errors import TrainingError
 from trainer.loop.optimization import make_average, make_optimizer, make_schedule
 from trainer.loop.progress import Clock, Progress
 from trainer.loop.resume import check_same_run, check_same_soft_targets, digest_of
-from trainer.loop.validation import blind_accuracy, clean_accuracy, pgd_accuracy, pictures
+from trainer.loop.validation import blind_accuracy, clean_accuracy, pgd_accuracy, pictures, spread
 from trainer.loop.warm_start import begin
 from trainer.models import Draw, build
 from trainer.objectives.objective import LossAndTerms
 
 COLLAPSE_IMAGES = 512  # attacked to notice a collapse, which is far larger than the noise of so few
-
-
-class TrainingError(EdgePurifyError):
-    """A run can't go on: its numbers are none any more, or its defence collapsed again."""
 
 
 class Batch(NamedTuple):
@@ -215,8 +211,8 @@ class Run:
             else:
                 figures = clean_accuracy(self.averaged.module, images, seed)
             if isinstance(recipe, AdversarialRecipe | AtopRecipe):
-                some = images.subset(slice(recipe.probe_images))
-                few = images.subset(slice(min(recipe.probe_images, COLLAPSE_IMAGES)))
+                some = images.subset(spread(len(images), recipe.probe_images))
+                few = images.subset(spread(len(images), min(recipe.probe_images, COLLAPSE_IMAGES)))
                 figures["robust"] = pgd_accuracy(self.averaged.module, some, seed, eps=recipe.eps)
                 figures["robust_now"] = pgd_accuracy(self.defence, few, seed, eps=recipe.eps)
         return self.fabric.broadcast(

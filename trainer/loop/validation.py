@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from trainer.data import DataSet, keyed_generator
+from trainer.loop.errors import TrainingError
 from trainer.models import Defence, Draw
 from trainer.objectives.attacks import pgd
 from trainer.robustness.attacks.losses import Loss, cross_entropy, margin
+
+RAW_IMAGES = 500  # clean ones that a frozen classifier must know
 
 
 def clean_accuracy(defence: Defence, images: DataSet, seed: int) -> dict[str, float]:
@@ -57,6 +60,31 @@ def pictures(defence: Defence, images: DataSet, seed: int, *, eps: float, count:
         with torch.no_grad():
             return torch.stack([batch, attacked, defence.purify(attacked, draw).float()])
     raise ValueError("expected at least one image")
+
+
+def spread(count: int, wanted: int) -> Tensor:
+    """Rows of ``wanted`` of ``count`` images, evenly spread: the images may be in order of their classes."""
+    return torch.arange(min(count, wanted)) * count // max(1, min(count, wanted))
+
+
+def check_frozen_classifier(defence: Defence, images: DataSet, seed: int) -> None:
+    """A classifier that isn't trained must know the clean ``images``.
+
+    Raises:
+        TrainingError: it is right hardly more often than by chance.
+    """
+    n_classes = len(images.labels)
+    some = images.subset(spread(len(images), RAW_IMAGES))
+    accuracy = clean_accuracy(defence, some, seed)["raw"]
+    chance = 1 / n_classes
+    by_luck = chance + 3 * (chance * (1 - chance) / len(some)) ** 0.5
+    if accuracy < max(by_luck, min(2 * chance, 0.5)):
+        raise TrainingError(
+            f"the classifier, which this recipe leaves as it is, is right on {accuracy:.1%} of {len(some)} "
+            f"clean validation images; by chance it would be on {chance:.1%}",
+            hint="check data.classes (the order of its classes), model.mean and model.std (its pixels' "
+            "normalization), and start.classifier",
+        )
 
 
 def _accuracy(

@@ -9,7 +9,7 @@ from trainer.models.classifier import DiverseClassifier, Parts, edge_network
 from trainer.models.defence import Defence, Draw
 from trainer.models.imported import foreign
 from trainer.models.maep import MaskedAutoencoder
-from trainer.models.purifier import NoPurifier, Purifier
+from trainer.models.purifier import NoPurifier, PurifierBank
 from trainer.models.ren import SparseEncodingPurifier
 from trainer.models.resnet import resnet18, wide_resnet
 
@@ -35,13 +35,13 @@ def build(model: Model, *, seed: int = 0) -> Defence:
     return Defence(purifier, classifier)
 
 
-def _purifier(model: Model, seed: int) -> Purifier:
+def _purifier(model: Model, seed: int) -> PurifierBank:
     if isinstance(model, RenModel):
         return _ren(model, seed)
     return _maep(model, seed) if isinstance(model, MaepModel) else NoPurifier()
 
 
-def _ren(model: RenModel, seed: int) -> Purifier:
+def _ren(model: RenModel, seed: int) -> PurifierBank:
     return SparseEncodingPurifier(
         n_purifiers=model.purifier.count,
         atoms=model.purifier.atoms,
@@ -55,7 +55,7 @@ def _ren(model: RenModel, seed: int) -> Purifier:
     )
 
 
-def _maep(model: MaepModel, seed: int) -> Purifier:
+def _maep(model: MaepModel, seed: int) -> PurifierBank:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return MaskedAutoencoder(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models.classifier import DiverseClassifier, SingleClassifier
-from trainer.models.purifier import Purifier, RandomSubset
+from trainer.models.purifier import PurifierBank, RandomSubset
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class Draw:
 class Defence(nn.Module):
     """Purify by the drawn purifier, classify by the drawn member."""
 
-    def __init__(self, purifier: Purifier, classifier: DiverseClassifier) -> None:
+    def __init__(self, purifier: PurifierBank, classifier: DiverseClassifier) -> None:
         super().__init__()
         self.purifier = purifier
         self.classifier = classifier

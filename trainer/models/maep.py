@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models import adapters
-from trainer.models.purifier import RandomSubset
+from trainer.models.purifier import PurifierBank, RandomSubset
 
 GREY = 0.5  # what a masked patch starts from, and the origin of the pixels that the encoder sees
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(PurifierBank):
     """A purifier that encodes some of an image's patches and decodes all of them; K = 1.
 
     Args:
@@ -42,8 +42,6 @@ class MaskedAutoencoder(nn.Module):
         patches_kept: how many patches a draw keeps; all of them where it is None.
         adapter_rank: rank of the decoder's low-rank adapters; 0 for none.
     """
-
-    n_purifiers = 1
 
     def __init__(
         self,
@@ -79,21 +77,26 @@ class MaskedAutoencoder(nn.Module):
             adapters.add(self.decoder, adapter_rank)
 
     @property
+    def n_purifiers(self) -> int:
+        return 1
+
+    @property
     def n_patches(self) -> int:
         return len(self.position)
 
-    def forward(self, images: Tensor, purifier: Tensor, keep: Tensor) -> Tensor:
+    def forward(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
         """Purify.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
             purifier: (B,) int64, all 0: there is but one.
-            keep: (B, K) int64, the patches that the encoder sees, numbered row by row, in increasing order.
+            random_input: (B, K) int64, the patches that the encoder sees, numbered row by row, in increasing
+                order.
 
         Returns:
             (B, 3, H, W) in [0, 1].
         """
-        return self.reconstruct(images, keep).clamp(0, 1)
+        return self.reconstruct(images, random_input).clamp(0, 1)
 
     def reconstruct(self, images: Tensor, keep: Tensor) -> Tensor:
         """The purified images before they are clamped to [0, 1], so that a loss has a gradient beyond it."""
@@ -103,6 +106,10 @@ class MaskedAutoencoder(nn.Module):
             torch.ones_like(pixels[:, : keep.shape[1], :1]), keep, torch.zeros_like(pixels[:, :, :1])
         )
         return unpatchify(GREY + is_kept * pixels + self.decode(tokens, keep), self.patch)
+
+    def unclamped(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
+        """See ``PurifierBank``."""
+        return self.reconstruct(images, random_input)
 
     def encode(self, pixels: Tensor, keep: Tensor) -> Tensor:
         """Tokens (B, K, D) of the kept patches among ``pixels`` (B, N, 3P^2)."""
@@ -116,9 +123,6 @@ class MaskedAutoencoder(nn.Module):
     def single(self, index: int) -> SingleMaskedAutoencoder:
         """The purifier as it is exported, its adapters merged."""
         return SingleMaskedAutoencoder(self)
-
-    def after_update(self, steps: int = 1) -> None:
-        """Nothing is derived from the weights."""
 
 
 class SingleMaskedAutoencoder(nn.Module):

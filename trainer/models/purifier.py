@@ -1,9 +1,9 @@
-"""What every family of purifiers offers, the random input that it takes, and the family that does nothing."""
+"""Base class of all families of purifiers, their random input, and the identity as a purifier."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,43 +31,51 @@ class RandomSubset:
         return order[:, :taken].sort(dim=1).values
 
 
-class Purifier(Protocol):
-    """A bank of K purifiers as one differentiable module.
+class PurifierBank(nn.Module):
+    """Base class of a bank of K purifiers as one differentiable module.
 
     Attributes:
-        n_purifiers: K.
-        random_input: what is drawn anew for every image; None where a purifier takes nothing beside the
-        image.
+        random_input: what is drawn for every image; None where a purifier takes nothing beside the image.
     """
 
-    n_purifiers: int
-    random_input: RandomSubset | None
+    random_input: RandomSubset | None = None
 
-    def __call__(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
-        """Purified images (B, 3, H, W) in [0, 1] of ``images`` in [0, 1].
+    @property
+    def n_purifiers(self) -> int:
+        """K."""
+        raise NotImplementedError
 
-        ``purifier`` (B,) int64 names each image's purifier; ``random_input`` is what ``RandomSubset.draw``
-        gives.
+    def forward(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
+        """Purified images (B, 3, H, W) in [0, 1].
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            purifier: (B,) int64, the purifier of each image.
+            random_input: what ``RandomSubset.draw`` gives.
         """
+        raise NotImplementedError
+
+    def unclamped(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
+        """As ``forward``, before clamping where the family can: a loss then has a gradient beyond [0, 1]."""
+        return self.forward(images, purifier, random_input)
 
     def single(self, index: int) -> nn.Module:
         """Purifier ``index`` as it is exported: (image, random input) -> purified image."""
+        raise NotImplementedError
 
     def after_update(self, steps: int = 1) -> None:
-        """Bring what is derived from the weights up to date, by ``steps`` iterations."""
+        """Update what is derived from the weights, by ``steps`` iterations; by default nothing is."""
 
 
-class NoPurifier(nn.Module):
-    """One purifier that gives the image back: it makes an undefended classifier a defence like the others."""
+class NoPurifier(PurifierBank):
+    """The identity as a bank of one, so that an undefended classifier is a defence like the others."""
 
-    n_purifiers = 1
-    random_input = None
+    @property
+    def n_purifiers(self) -> int:
+        return 1
 
     def forward(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
         return images
 
     def single(self, index: int) -> nn.Module:
         return nn.Identity()
-
-    def after_update(self, steps: int = 1) -> None:
-        """Nothing is derived from no weights."""

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.purifier import RandomSubset
+from trainer.models.purifier import PurifierBank, RandomSubset
 
 STEP_SHARE = 0.9  # of 1 / lambda_max, so that the step stays safe between two power iterations
 
 
-class SparseEncodingPurifier(nn.Module):
+class SparseEncodingPurifier(PurifierBank):
     """A bank of K sparse-coding purifiers on one dictionary.
 
     Args:
@@ -77,18 +77,18 @@ class SparseEncodingPurifier(nn.Module):
     def n_atoms(self) -> int:
         return self.subset.shape[1]
 
-    def forward(self, images: Tensor, encoder: Tensor, atom_mask: Tensor) -> Tensor:
+    def forward(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
         """Purify.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            encoder: (B,) int64, the sub-encoder drawn for each image.
-            atom_mask: (B, A), 1 where an atom may be used.
+            purifier: (B,) int64, the sub-encoder drawn for each image.
+            random_input: (B, A), the atom mask: 1 where an atom may be used.
 
         Returns:
             (B, 3, H, W) in [0, 1].
         """
-        return self.encode_and_decode(images, encoder, atom_mask)[1]
+        return self.encode_and_decode(images, purifier, random_input)[1]
 
     def encode_and_decode(self, images: Tensor, encoder: Tensor, atom_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The codes, (B, A, H / stride, W / stride), and the purified images, (B, 3, H, W)."""

@@ -50,4 +50,7 @@ def build(defence: Defence, config: Config, *, n_parts: int = 1) -> Objective:
     if kind is CleanObjective and isinstance(config.model, PlainModel):
         kind = PlainObjective  # without a code there is nothing to purify, or to attack
     few = -(-config.loss.diversity_images // n_parts)
-    return kind(defence, config.recipe, msgspec.structs.replace(config.loss, diversity_images=few))
+    objective = kind(defence, config.recipe, msgspec.structs.replace(config.loss, diversity_images=few))
+    if config.freezes_classifier:
+        objective.freeze_classifier()
+    return objective

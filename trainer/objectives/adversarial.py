@@ -28,8 +28,7 @@ class AdversarialObjective(Objective):
     """
 
     def __init__(self, defence: Defence, recipe: AdversarialRecipe, weights: Loss) -> None:
-        super().__init__()
-        self.defence = defence
+        super().__init__(defence)
         self.recipe = recipe
         self.weights = weights
         size = recipe.weight_perturbation
@@ -47,6 +46,7 @@ class AdversarialObjective(Objective):
         soft_targets: Tensor | None = None,
     ) -> LossAndTerms:
         """Loss and detached terms; soft targets replace smoothed labels in the cross-entropy alone."""
+        self.keep_frozen()
         attacked = self._attack(images, labels, draw, noise, share)
         terms: dict[str, Tensor] = {}
         if isinstance(self.defence.purifier, SparseEncodingPurifier):

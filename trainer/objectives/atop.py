@@ -1,4 +1,4 @@
-"""MAEP's third stage: adversarial training of the purifier (AToP; Lin et al., arXiv 2401.16352)."""
+"""Adversarial training of the purifier alone (AToP; Lin et al., arXiv 2401.16352), of MAEP or REN."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class AtopObjective(Objective):
     """
 
     def __init__(self, defence: Defence, recipe: AtopRecipe, weights: Loss) -> None:
-        super().__init__()
-        self.defence = defence
+        super().__init__(defence)
         self.recipe = recipe
         self.weights = weights
         self.attack_steps = recipe.attack_steps
-        defence.classifier.requires_grad_(False)
+        self.freeze_classifier()
 
     def forward(
         self,
@@ -41,13 +40,12 @@ class AtopObjective(Objective):
         soft_targets: Tensor | None = None,
     ) -> LossAndTerms:
         """Loss and detached terms; see ``trainer.objectives`` for the arguments."""
-        self.defence.classifier.eval()  # its batch norms are frozen too
+        self.keep_frozen()
         n_clean = min(round(self.recipe.clean_share * len(images)), len(images) - 1)
         rest = slice(n_clean, None)
         attacked = self._attack(images[rest], labels[rest], draw[rest], noise[rest])
-        purified = self.defence.purifier.reconstruct(
-            torch.cat([images[:n_clean], attacked]), draw.random_input
-        )
+        mixed = torch.cat([images[:n_clean], attacked])
+        purified = self.defence.purifier.unclamped(mixed, draw.purifier, draw.random_input)
         logits = self.defence.classify(purified.clamp(0, 1), draw).float()
         terms = {
             "cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.weights.label_smoothing),

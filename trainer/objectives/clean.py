@@ -23,8 +23,7 @@ class CleanObjective(Objective):
     """
 
     def __init__(self, defence: Defence, recipe: CleanRecipe, weights: Loss) -> None:
-        super().__init__()
-        self.defence = defence
+        super().__init__(defence)
         self.recipe = recipe
         self.weights = weights
 
@@ -40,6 +39,7 @@ class CleanObjective(Objective):
         soft_targets: Tensor | None = None,
     ) -> LossAndTerms:
         """Loss and detached terms; see ``trainer.objectives`` for the arguments."""
+        self.keep_frozen()
         n_attacked = round(self.recipe.attacked_share * len(images))
         n_raw = round(self.recipe.raw_share * len(images))
         purify = self.defence.purifier.encode_and_decode

@@ -25,11 +25,10 @@ class MaskedObjective(Objective):
     """
 
     def __init__(self, defence: Defence, recipe: MaskedRecipe, weights: Loss) -> None:
-        super().__init__()
-        self.defence = defence
+        super().__init__(defence)
         self.recipe = recipe
         self.weights = weights
-        defence.classifier.requires_grad_(False)
+        self.freeze_classifier()
         if recipe.adapters_only:
             adapters.only(defence.purifier)
 
@@ -48,7 +47,7 @@ class MaskedObjective(Objective):
 
         ``images`` are pairs, (B, 6, H, W), if the recipe names a bank; the draw's kept patches aren't used.
         """
-        self.defence.classifier.eval()  # its batch norms are frozen too
+        self.keep_frozen()
         clean, attacked = self._pairs(images, labels, draw, noise)
         keep = self._kept_patches(noise, step)
         purified = self.defence.purifier.reconstruct(attacked, keep)

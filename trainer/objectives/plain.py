@@ -15,8 +15,7 @@ class PlainObjective(Objective):
     """Cross-entropy of images as they are, and the members' diversity."""
 
     def __init__(self, defence: Defence, recipe: CleanRecipe, weights: Loss) -> None:
-        super().__init__()
-        self.defence = defence
+        super().__init__(defence)
         self.weights = weights
 
     def forward(

@@ -15,7 +15,7 @@ from sdk.bundle import Bundle, Engine
 from sdk.choices import GraphKind
 from sdk.errors import BundleError
 from trainer.models import Defence
-from trainer.models.purifier import Purifier
+from trainer.models.purifier import PurifierBank
 from trainer.models.twin import read_twin
 from trainer.robustness.defences.onnx_graph import OnnxGraph
 
@@ -43,14 +43,14 @@ def read_quantized_twin(bundle: Bundle, kind: GraphKind = "gpu") -> Defence:
     return Defence(purifier, classifier).requires_grad_(False).eval()
 
 
-class EnginePurifier(nn.Module):
-    """The purifiers of a bundle, by their graphs: a ``trainer.models.purifier.Purifier``.
+class EnginePurifier(PurifierBank):
+    """The purifiers of a bundle, by their graphs: a ``trainer.models.purifier.PurifierBank``.
 
     Attributes:
         unrounded: the twin's purifier, for attacks whose backward pass goes around the true one.
     """
 
-    def __init__(self, graphs: Sequence[OnnxGraph], unrounded: Purifier) -> None:
+    def __init__(self, graphs: Sequence[OnnxGraph], unrounded: PurifierBank) -> None:
         super().__init__()
         self.graphs = nn.ModuleList(graphs)
         self.unrounded = unrounded

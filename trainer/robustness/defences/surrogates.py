@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.models import Defence, Draw
-from trainer.models.purifier import Purifier
+from trainer.models.purifier import PurifierBank
 from trainer.models.ren import SparseEncodingPurifier, contrast_ratio, sparse_purify
 from trainer.robustness.defences.judges import Judge
 from trainer.robustness.defences.quantized import EnginePurifier
@@ -196,7 +196,7 @@ def straight_through(value: Tensor, gradient_of: Tensor) -> Tensor:
     return value + (gradient_of - gradient_of.detach())
 
 
-def _unrounded(defence: Defence) -> Purifier:
+def _unrounded(defence: Defence) -> PurifierBank:
     """The purifier, of a fake-quantized twin that of the FP32 one."""
     purifier = defence.purifier
     return purifier.unrounded if isinstance(purifier, EnginePurifier) else purifier
