@@ -3,7 +3,7 @@
     with Preview("8080", purifier.bundle) as sink:
         sink.write(frame, result)
 
-It needs the extra ``[web]``.  Importing this package does not.
+It needs the extra ``[web]``. Importing this package does not.
 """
 
 from sdk.sinks.preview.address import Address

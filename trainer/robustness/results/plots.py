@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdk.errors import EdgePurifyError
+from sdk.files import replacing
 from trainer.data import keyed_generator
 from trainer.models import Defence
 from trainer.robustness.evaluation.ladder import Outcome
@@ -37,7 +38,8 @@ def draw(report: Report, outcomes: dict[str, Outcome], twin: Defence | None, fol
     if twin is not None and attacked:
         figures["examples.png"] = _examples(pyplot, outcomes["clean"], attacked[-1], twin)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=150, bbox_inches="tight")
+        with replacing(folder / name) as stream:
+            figure.savefig(stream, format="png", dpi=150, bbox_inches="tight")
         pyplot.close(figure)
     return [folder / name for name in figures]
 

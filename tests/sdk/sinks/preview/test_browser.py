@@ -35,17 +35,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-@pytest.fixture
-def bundle(tiny_bundle: Path) -> Bundle:
-    return Bundle.open(tiny_bundle)
-
-
-@pytest.fixture
-def preview(bundle: Bundle) -> Iterator[Preview]:
-    with Preview("0", bundle) as opened:
-        yield opened
-
-
 @contextmanager
 def fed(
     preview: Preview, size: tuple[int, int] = (480, 640), sources: tuple[str, ...] = ("camera 0",)
