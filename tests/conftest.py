@@ -22,7 +22,7 @@ SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that slow.txt names, each as FILE.py::TEST, which a move to another folder leaves valid."""
+    """Mark the tests that slow.txt names, as FILE.py::TEST: a move to another folder leaves that valid."""
     for item in items:
         if f"{item.path.name}::{getattr(item, 'originalname', item.name)}" in SLOW:
             item.add_marker(pytest.mark.slow)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from sdk.backends.tensorrt_log import log_of
+
 
 def build_size_bytes(data: bytes) -> int:
     """Size of the engine that TensorRT-RTX builds from the ONNX file ``data``; 0 if the builder refuses."""
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'edge-purify[rtx]'")
-    logger = trt.Logger(trt.Logger.ERROR)
+    logger = log_of(trt)  # lives as long as the process: TensorRT keeps the first one
     builder = trt.Builder(logger)
     network = builder.create_network()
     parser = trt.OnnxParser(network, logger)

@@ -24,6 +24,7 @@ from sdk.backends import open_backend
 from sdk.backends.cuda import CudaPython, Driver, PyCuda
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.backends.tensorrt import TensorRtBackend
+from sdk.backends.tensorrt_log import log_of
 from sdk.bundle import Bundle, File, RandomInput, sha256_of, write_manifest
 from sdk.draw import Draw, Drawer
 from sdk.errors import BackendError
@@ -702,7 +703,7 @@ def summing_classifier(elem_type: int = TensorProto.FLOAT, side: int = 16) -> by
 
 def real_plan(trt: Any, bundle: Bundle) -> bytes:
     """A purifier built by the real library, which needs no GPU for that."""
-    log = trt.Logger(trt.Logger.ERROR)
+    log = log_of(trt)  # lives as long as the process: TensorRT keeps the first one
     builder = trt.Builder(log)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)

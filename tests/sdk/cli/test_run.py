@@ -566,4 +566,3 @@ def test_pipe_that_says_nothing_holds_no_signal_up(begun: bool, tmp_path: Path, 
     assert "Traceback" not in err
     if begun:
         assert len(read_records(lines)) >= 3
-
