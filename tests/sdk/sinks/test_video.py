@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from sdk.sinks import (
 )
 from sdk.sinks.annotate import annotate
 from tests.sdk.conftest import count_frames, make_frame, make_result
+from tests.sdk.sinks.ffprobe import duration_s, frame_times_s
 
 
 @pytest.fixture(params=["pyav", "opencv"], autouse=True)
@@ -230,31 +230,6 @@ def test_times_that_go_back_or_stand_still_lose_no_frame(writer: str, tmp_path: 
     assert len(found) == 8 if writer == "pyav" else len(found) >= 7
 
 
-def frame_times_s(path: Path) -> list[float]:
-    """Presentation times of a video's frames, by FFmpeg's own program."""
-    if (ffprobe := shutil.which("ffprobe")) is None:
-        pytest.skip("ffprobe is not installed")
-    entries = [
-        "-select_streams",
-        "v:0",
-        "-show_entries",
-        "frame=pts_time",
-        "-of",
-        "csv=p=0",
-    ]
-    command = [ffprobe, "-loglevel", "error", *entries, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr == ""
-    return [float(line.strip(",")) for line in done.stdout.split()]
-
-
-def duration_s(path: Path) -> float:
-    if (ffprobe := shutil.which("ffprobe")) is None:
-        pytest.skip("ffprobe is not installed")
-    command = [ffprobe, "-loglevel", "error", "-show_entries", "format=duration", "-of", "csv=p=0", str(path)]
-    return float(subprocess.run(command, capture_output=True, timeout=60, check=True).stdout)
-
-
 # --- full disks and killed processes
 
 PREAMBLE = """
@@ -262,6 +237,7 @@ import resource, signal, sys
 sys.path[:0] = sys.argv[2:]
 from sdk.errors import SinkError
 from sdk.sinks import AnnotatedVideo, JsonLines, _encoders
+from tests.sdk.sinks.ffprobe import duration_s, frame_times_s
 from tests.sdk.conftest import make_frame, make_result
 """
 FILL_THE_DISK = """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,34 @@ class Browser:
         request = Request(self._url + path, data=data, method=method)
         with urlopen(request, timeout=2 * TIMEOUT_S) as answer:
             return json.load(answer)["value"]
+
+
+class OtherSite:
+    """A web site on another port of this machine that tries to get at the preview."""
+
+    def __init__(self, page: str) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(page.encode())
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def url(self, host: str) -> str:
+        return f"http://{host}:{self._server.server_port}/"
+
+    def __enter__(self) -> OtherSite:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def _descendants(pid: int) -> Iterator[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import threading
 import time
@@ -21,7 +20,7 @@ from sdk.sinks.preview import Preview, gate, server
 from sdk.sinks.preview.sink import TOKEN_VARIABLE
 from sdk.sources import SourceEvent, SourceState
 from tests.sdk.conftest import make_frame, make_result
-from tests.sdk.sinks.preview.browser import MISSING, Browser
+from tests.sdk.sinks.preview.browser import MISSING, Browser, OtherSite
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -214,34 +213,6 @@ def test_page_says_that_there_are_too_many_connections(
 
 
 # --- other sites
-
-
-class OtherSite:
-    """A web site on another port of this machine that tries to get at the preview."""
-
-    def __init__(self, page: str) -> None:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/html")
-                self.end_headers()
-                self.wfile.write(page.encode())
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def url(self, host: str) -> str:
-        return f"http://{host}:{self._server.server_port}/"
-
-    def __enter__(self) -> OtherSite:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
