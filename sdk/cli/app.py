@@ -37,19 +37,7 @@ class Stopped(EdgePurifyError):
         super().__init__("stopped", hint=hint)
 
 
-class _OnceOnly(click.Command):
-    """A command that refuses an option given twice, of which click would take the last without a word."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        once = [each for each in order if isinstance(each, click.Option) and not each.multiple]
-        for option in once:
-            if not option.is_flag and not option.count and once.count(option) > 1:
-                raise click.UsageError(f"{max(option.opts, key=len)} is given twice", ctx)
-        return super().parse_args(ctx, args)
-
-
-class App(_OnceOnly, click.Group):
+class App(click.Group):
     """A click group that ends as this module says.
 
     Args:
@@ -60,7 +48,6 @@ class App(_OnceOnly, click.Group):
     def __init__(
         self, *arguments: Any, notices: int = logging.WARNING, torchrun: bool = False, **settings: Any
     ) -> None:
-        self.command_class = _OnceOnly
         settings.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*arguments, **settings)
         self._notices = notices
@@ -85,6 +72,18 @@ class App(_OnceOnly, click.Group):
         with suppress(KeyboardInterrupt), stops, _log_printed(self):
             code = self._exit_code(args, stops)
         sys.exit(code)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            _refuse_repeated(command, click.Context(command, parent=ctx, info_name=name), rest)
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -162,6 +161,19 @@ def given(*names: str) -> list[str]:
 def is_first_process() -> bool:
     """Whether this is the process that speaks, of those that ``torchrun`` started; true without it."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _refuse_repeated(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
+    """Check that no option is given twice, of which click would take the last without a word.
+
+    Raises:
+        click.UsageError: one is.
+    """
+    _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    once = [each for each in order if isinstance(each, click.Option) and not each.multiple]
+    for option in once:
+        if not option.is_flag and not option.count and once.count(option) > 1:
+            raise click.UsageError(f"{max(option.opts, key=len)} is given twice", ctx)
 
 
 def _of_the_system(error: OSError) -> str:

@@ -275,6 +275,25 @@ def test_a_command_that_is_missing_or_unknown() -> None:
     assert unknown.stderr == "tool: error: No such command 'weave'. (tool --help says more)\n"
 
 
+@click.command("late")
+@click.option("--size", default=1)
+@click.option("--name", multiple=True)
+@click.option("--flag", is_flag=True)
+def late(size: int, name: tuple[str, ...], flag: bool) -> None:
+    click.echo(f"{size} {name} {flag}")
+
+
+tool.add_command(late)
+
+
+def test_an_option_given_twice_is_refused_whatever_way_its_command_was_made() -> None:
+    assert CliRunner().invoke(tool, ["late", "--name=a", "--name=b", "--flag", "--flag"]).exit_code == 0
+    for arguments in (["late", "--size=1", "--size", "2"], ["show", "--name=a", "-n1", "--name=a"]):
+        done = CliRunner().invoke(tool, arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert " is given twice (tool " in done.stderr
+
+
 def test_options_given_are_told_by_their_long_names() -> None:
     assert CliRunner().invoke(tool, ["show"]).stdout == "|\n"
     assert CliRunner().invoke(tool, ["show", "-n", "1", "--name=x"]).stdout == "--number --name|--name\n"
