@@ -7,10 +7,12 @@ has one thread, or all CPUs where a trial at load shows that its engine gains by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
@@ -128,6 +130,7 @@ class SessionBackend(ABC, Generic[S]):
         self._bundle = bundle
         self.graphs: GraphKind = graphs
         self._closed = False
+        self._narrow = _Narrow(lambda file: self._open(file, self._given_threads))
         manifest = bundle.manifest
         image: Tensor = ("float32", (1, 3, manifest.image.height, manifest.image.width))
         logits: Tensor = ("float32", (1, len(bundle.labels)))
@@ -149,16 +152,19 @@ class SessionBackend(ABC, Generic[S]):
 
     def purify(self, purifier: int, image: Float, random_inputs: Mapping[str, np.ndarray]) -> Float:
         self._check_open()
-        return self._purifiers[purifier].run({"image": image, **random_inputs})
+        with self._narrow.chosen(self._purifiers[purifier]) as session:
+            return session.run({"image": image, **random_inputs})
 
     def classify(self, classifier: int, image: Float) -> Float:
         self._check_open()
-        return self._classifiers[classifier].run({"image": image})
+        with self._narrow.chosen(self._classifiers[classifier]) as session:
+            return session.run({"image": image})
 
     def close(self) -> None:
         """Release the engines; closing twice is harmless."""
         self._closed = True
         self._purifiers = self._classifiers = ()
+        self._narrow.forget()
 
     @abstractmethod
     def _open(self, file: EngineFile, threads: int) -> S:
@@ -172,6 +178,7 @@ class SessionBackend(ABC, Generic[S]):
             wider = self._open(file, self._most_threads)
             if _run_ms(wider, file) < GAIN * alone_ms:
                 self.threads = self._most_threads
+                self._narrow.note(wider, file)
                 return wider
         return session
 
@@ -191,6 +198,46 @@ class SessionBackend(ABC, Generic[S]):
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError(f"backend {self.name}: it is closed", hint="load it again")
+
+
+class _Narrow(Generic[S]):
+    """Sessions of one thread for engines whose own have several, for when several run at once.
+
+    Two runs of two threads each on two cores take as long as one after the other. Most programs never run two
+    at once, so such a session is opened when it is first wanted.
+
+    Args:
+        open_narrow: opens a session of one thread.
+    """
+
+    def __init__(self, open_narrow: Callable[[EngineFile], S]) -> None:
+        self._open = open_narrow
+        self._files: dict[int, EngineFile] = {}  # by id of the wide session, which outlives this
+        self._sessions: dict[int, S] = {}
+        self._n_running = 0
+        self._lock = Lock()
+
+    def note(self, wide: S, file: EngineFile) -> None:
+        self._files[id(wide)] = file
+
+    @contextmanager
+    def chosen(self, session: S) -> Iterator[S]:
+        """``session`` where it runs alone, or else one of one thread."""
+        with self._lock:
+            self._n_running += 1
+            if self._n_running > 1 and (file := self._files.get(id(session))) is not None:
+                if id(session) not in self._sessions:
+                    self._sessions[id(session)] = self._open(file)
+                session = self._sessions[id(session)]
+        try:
+            yield session
+        finally:
+            with self._lock:
+                self._n_running -= 1
+
+    def forget(self) -> None:
+        self._files.clear()
+        self._sessions.clear()
 
 
 def listed(tensors: Tensors) -> str:

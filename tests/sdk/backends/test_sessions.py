@@ -135,6 +135,27 @@ def test_engines_get_all_cpus_only_where_that_is_measured_to_pay(
     assert kind(bundle).threads == 1
 
 
+def test_runs_at_once_have_one_thread_each(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "available_cpus", lambda: 2)
+    monkeypatch.setattr(sessions, "SLOW_MS", 0.0)
+    monkeypatch.setattr(sessions, "GAIN", 1e9)  # every engine gets two threads
+    opened: list[int] = []
+    with closing(OnnxRuntimeBackend(Bundle.open(tiny_bundle))) as backend:
+        before = backend.purify(0, IMAGE, ALL_KEPT)
+        open_session = backend._open
+        monkeypatch.setattr(
+            backend, "_open", lambda file, threads: opened.append(threads) or open_session(file, threads)
+        )
+        wide = backend._purifiers[0]
+        with backend._narrow.chosen(wide) as alone:
+            assert alone is wide
+            for _ in range(2):
+                np.testing.assert_array_equal(backend.purify(0, IMAGE, ALL_KEPT), before)
+        assert opened == [1], "once, when it is first wanted"
+        backend.purify(0, IMAGE, ALL_KEPT)
+        assert opened == [1]
+
+
 @pytest.mark.parametrize(
     "inputs", [{"atom_mask": np.ones((1, 11), np.float32)}, {}, {**ALL_KEPT, "seed": ALL_KEPT["atom_mask"]}]
 )
