@@ -191,6 +191,19 @@ def remove_stale_parts(folder: str | os.PathLike[str], *, older_than_s: float = 
                 path.unlink()
 
 
+def refuse_planted_link(path: Path) -> None:
+    """Refuse a link that another user made in a folder where everybody may write; anything else is fine.
+
+    Raises:
+        NotAFile: it is such a link.
+    """
+    if not path.is_symlink():
+        return
+    folder, owner = path.parent.stat(), path.lstat().st_uid
+    if folder.st_mode & stat.S_IWOTH and owner not in (os.geteuid(), folder.st_uid):
+        raise NotAFile(errno.EACCES, "is a link that another user made in a shared folder")
+
+
 def _destination(path: Path) -> Path:
     """The path behind all links.
 
@@ -201,7 +214,7 @@ def _destination(path: Path) -> Path:
         for _ in range(_MAX_LINKS):
             if not path.is_symlink():
                 break
-            _refuse_stranger(path)
+            refuse_planted_link(path)
             path = path.parent / path.readlink()
         path = Path(os.path.realpath(path.parent), path.name)
         mode = path.lstat().st_mode
@@ -216,12 +229,6 @@ def _destination(path: Path) -> Path:
     if not stat.S_ISREG(mode):
         raise NotAFile(errno.EINVAL, "is a device or a pipe, expected a file's name")
     return path
-
-
-def _refuse_stranger(link: Path) -> None:
-    folder, owner = link.parent.stat(), link.lstat().st_uid
-    if folder.st_mode & stat.S_IWOTH and owner not in (os.geteuid(), folder.st_uid):
-        raise NotAFile(errno.EACCES, "is a link that another user made in a shared folder")
 
 
 def _create_beside(final: Path) -> tuple[Path, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdk.errors import UsageError
+from sdk.files import refuse_planted_link
 from trainer.data.dataset import DataError
 from trainer.data.download.archive import unpack
 
@@ -67,7 +68,8 @@ def fetch_file(file: Published, base_url: str, to: Path, *, on_progress: OnProgr
         if fetched.is_file():
             _check_md5(fetched, file.md5, "remove it and run again")
         else:
-            part = fetched.with_name(fetched.name + ".part")
+            part = fetched.with_name(fetched.name + ".part")  # a name that the next run finds, to go on from
+            refuse_planted_link(part)
             _download(f"{base_url.rstrip('/')}/{file.name}", part, on_progress=on_progress)
             _check_download(part, file.md5)
             part.replace(fetched)

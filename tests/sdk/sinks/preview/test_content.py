@@ -190,3 +190,13 @@ def test_each_run_counts_for_itself(preview: Preview, bundle: Bundle) -> None:
     preview.write(make_frame(), make_result())
     with Preview("0", bundle) as other:
         assert b"edge_purify_frames_total 0.0" in get(other.url, "metrics").body
+
+
+def test_hidden_draws_are_nowhere(preview: Preview) -> None:
+    preview.write(make_frame(), make_result(n_draws=0))
+    for path in ("frame", "status", "metrics", "live.mjpg"):
+        if path == "live.mjpg":
+            with Viewer(preview) as viewer:
+                assert next(viewer.pictures()).shape[1] == 640
+        else:
+            assert b"purifier-0" not in get(preview.url, path).body
