@@ -29,6 +29,8 @@ _NOT_SERVED = {
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf": "a 7z archive",
+    b"ID3": "a sound file",
+    b"fLaC": "a sound file",
 }
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 MJPEG_SUFFIXES = (".mjpeg", ".mjpg")
@@ -71,6 +73,10 @@ def _kind_of_head(head: bytes, path: Path) -> Kind:
         raise SourceError(
             f"{shown(path)}: a HEIF picture (HEIC, AVIF), which isn't served",
             hint="convert it to JPEG or PNG",
+        )
+    if (head[:4] == b"RIFF" and head[8:12] == b"WAVE") or head[4:12] in (b"ftypM4A ", b"ftypM4B "):
+        raise SourceError(
+            f"{shown(path)}: a sound file, which isn't served", hint="give a video or a picture"
         )
     for magic, what in _NOT_SERVED.items():
         if head.startswith(magic):

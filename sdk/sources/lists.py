@@ -56,7 +56,8 @@ def _of_file(path: Path, *, chosen: bool) -> list[str]:
     """
     name = shown(path)
     try:
-        data = path.read_bytes()[: MAX_LIST_BYTES + 1]
+        with path.open("rb") as stream:
+            data = stream.read(MAX_LIST_BYTES + 1)
     except OSError as error:
         raise SourceError(f"{name}: can't be read: {error.strerror}") from None
     if len(data) > MAX_LIST_BYTES:

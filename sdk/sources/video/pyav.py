@@ -95,7 +95,8 @@ class Decoder:
         self.container = self._open(url, how, trust)
         try:
             self.stream = self._choose_stream()
-            self.stream.thread_type = "AUTO"
+            # threads that decode a frame each hold back as many frames, which a live stream must not
+            self.stream.thread_type = "SLICE" if is_url and self.duration_s is None else "AUTO"
             # on half of the CPUs: on all of them, decoding holds up the engines
             self.stream.codec_context.thread_count = max(available_cpus() // 2, 1)
         except BaseException:

@@ -116,6 +116,9 @@ def test_text_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
         ("book.pdf", b"%PDF-1.7\n\x93\x8c\x8b\x9e", "a PDF document"),
         ("photo.psd", b"8BPS\0\1\0\0", "a Photoshop picture"),
         ("photos.zip", b"PK\x03\x04\x14\0\0\0", "a ZIP archive"),
+        ("song.mp3", b"ID3\x04\0\0\0\0\x1f\x76APIC", "a sound file"),
+        ("song.m4a", b"\0\0\0\x20ftypM4A \0\0\2\0", "a sound file"),
+        ("song.wav", b"RIFF\x24\0\0\0WAVEfmt ", "a sound file"),
     ],
 )
 def test_what_is_not_served_is_refused_by_name(name: str, content: bytes, what: str, tmp_path: Path) -> None:
