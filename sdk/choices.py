@@ -12,6 +12,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 OnnxBackend = Literal["onnxruntime", "openvino"]  # run a bundle's ONNX files
 EngineBackend = Literal["tensorrt", "tensorrt-rtx"]  # run engines that were built from them
 Provider = Literal["cpu", "cuda", "tensorrt"]  # what ONNX Runtime runs on
+CudaBinding = Literal["auto", "cuda-python", "pycuda"]  # what calls CUDA for the engine backends
 GraphKind = Literal["gpu", "cpu"]  # what an ONNX graph was made for
 
 ONNX_BACKENDS: tuple[OnnxBackend, ...] = get_args(OnnxBackend)
@@ -19,6 +20,7 @@ ENGINE_BACKENDS: tuple[EngineBackend, ...] = get_args(EngineBackend)
 BUNDLE_PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # from the most to the least exact
 BACKENDS: tuple[str, ...] = ("auto", *ONNX_BACKENDS, *ENGINE_BACKENDS)
 PRECISIONS: tuple[str, ...] = ("auto", *BUNDLE_PRECISIONS)
+CUDA_BINDINGS: tuple[CudaBinding, ...] = get_args(CudaBinding)
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 
 #: What people call the engine backends.

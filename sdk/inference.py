@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from sdk.arrays import FloatImage
+from sdk.backends import interface
 from sdk.backends.interface import Backend, checked
 from sdk.bundle import Bundle
 from sdk.draw import Draw
@@ -67,8 +68,7 @@ class Ensemble:
         first: FloatImage | None = None
         votes: list[FloatImage] = []
         purify_s = classify_s = 0.0
-        for draw in draws:
-            inference = self._backend.run(draw, image, want_purified=self._keep_purified and not votes)
+        for draw, inference in zip(draws, self._run(draws, image), strict=True):
             if inference.purified is not None:
                 first = inference.purified[0].copy()  # the backend may reuse its buffer
             votes.append(self._probabilities(draw.classifier, inference.logits))
@@ -81,6 +81,15 @@ class Ensemble:
             classify_s += perf_counter() - start
         probabilities = votes[0] if len(votes) == 1 else np.mean(votes, axis=0)
         return Inference(*self.best(probabilities), probabilities, suspicion, first, purify_s, classify_s)
+
+    def _run(self, draws: Sequence[Draw], image: FloatImage) -> Iterable[interface.Inference]:
+        """Each draw's outputs; one by one where the backend reuses its buffers from draw to draw."""
+        if isinstance(self._backend, interface.RunsVotes):
+            return self._backend.run_votes(draws, image, want_purified=self._keep_purified)
+        return (
+            self._backend.run(draw, image, want_purified=self._keep_purified and not vote)
+            for vote, draw in enumerate(draws)
+        )
 
     def _distance(self, image: FloatImage, classifier: int, votes: Sequence[FloatImage]) -> float:
         raw = self._probabilities(classifier, self._backend.classify(classifier, image))

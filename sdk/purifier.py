@@ -94,6 +94,8 @@ class Purifier:
         backend: str = "auto",
         precision: str = "auto",
         provider: str = "cpu",
+        device: int = 0,
+        cuda_binding: str = "auto",
         votes: int = 1,
         on_error: OnError = "raise",
         keep_purified: bool = True,
@@ -108,7 +110,8 @@ class Purifier:
     ) -> Purifier:
         """Verify a bundle, by default the one that ships with the package, and load its engines.
 
-        ``backend``, ``precision`` and ``provider`` choose the runtime, see ``open_backend``.
+        ``backend``, ``precision``, ``provider``, ``device`` and ``cuda_binding`` choose the runtime, see
+        ``open_backend``.
         ``require_signature`` is the PEM file of the Ed25519 public key that must have signed the bundle, and
         ``min_version``, ``purpose`` and ``remember_version`` are asked of what it signed, see
         ``Bundle.open``; who passes a ``Bundle`` has opened it with them.
@@ -133,7 +136,7 @@ class Purifier:
                 "require_signature: the bundle is open already",
                 hint="give the key, and what is asked of the bundle, to Bundle.open",
             )
-        opened = open_backend(bundle, backend, precision, provider)
+        opened = open_backend(bundle, backend, precision, provider, device=device, cuda_binding=cuda_binding)
         try:
             return cls(
                 bundle,

@@ -84,7 +84,7 @@ TARGETS = {
 class BuildHost:
     """What builds on this machine: the module, its full version, and the GPU if engines are tied to it.
 
-    ``board`` is the Jetson that the GPU is on.
+    ``board`` is the Jetson that the GPU is on; ``multiprocessors`` is None where any number will do.
     """
 
     module: str
@@ -93,6 +93,7 @@ class BuildHost:
     gpu: str | None = None
     driver: str | None = None
     board: str | None = None
+    multiprocessors: int | None = None
 
 
 def find_target(name: str) -> Target:
@@ -148,7 +149,15 @@ def build_host(
     model = board or gpu.name
     if not re.search(target.model, model):
         raise _refusal(target, f"it is a {model}")
-    return BuildHost(module, version, (gpu.compute_capability,), gpu.name, f"CUDA {gpu.cuda_version}", board)
+    return BuildHost(
+        module,
+        version,
+        (gpu.compute_capability,),
+        gpu=gpu.name,
+        driver=f"CUDA {gpu.cuda_version}",
+        board=board,
+        multiprocessors=gpu.multiprocessors or None,
+    )
 
 
 def _find_gpu(target: Target, open_driver: Callable[[], Any] | None) -> Any:

@@ -202,6 +202,7 @@ class _Run:
             capabilities=self.host.capabilities,
             gpu=self.host.gpu,
             board=self.host.board,
+            multiprocessors=self.host.multiprocessors,
             options=self.options.fields(),
         )
 

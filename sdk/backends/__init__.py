@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sdk.backends.interface import Backend
 from sdk.bundle import Bundle
 from sdk.choices import (
     BACKENDS,
+    CUDA_BINDINGS,
     ENGINE_BACKENDS,
     PRECISIONS,
     PROVIDERS,
+    CudaBinding,
     EngineBackend,
     OnnxBackend,
     Precision,
@@ -25,11 +28,19 @@ from sdk.host.hardware import gpu_nodes
 if TYPE_CHECKING:
     from sdk.backends.auto_precision import Trial
 
+OpenDriver = Callable[[], Any]  #: opens the GPU, as ``sdk.backends.cuda.open_driver`` does
+
 _log = logging.getLogger("sdk")
 
 
 def open_backend(
-    bundle: Bundle, backend: str = "auto", precision: str = "auto", provider: str = "cpu"
+    bundle: Bundle,
+    backend: str = "auto",
+    precision: str = "auto",
+    provider: str = "cpu",
+    *,
+    device: int = 0,
+    cuda_binding: str = "auto",
 ) -> Backend:
     """Load every engine of ``bundle``.
 
@@ -40,6 +51,9 @@ def open_backend(
         precision: one of ``PRECISIONS``; "auto" is, in ONNX Runtime and OpenVINO, what a trial on this
             machine found to be right and fastest, and in TensorRT fp16 if that is built, or else fp32.
         provider: one of ``PROVIDERS``, what runs ONNX Runtime's nodes.
+        device: number of the GPU that TensorRT runs on, as CUDA counts them.
+        cuda_binding: one of ``CUDA_BINDINGS``, what calls CUDA for TensorRT; "auto" is cuda-python, and
+            pycuda where that is absent or doesn't fit the driver.
 
     Raises:
         UsageError: no such backend, precision or provider exists, or the backend has no such provider.
@@ -49,19 +63,29 @@ def open_backend(
     _check_choice("backend", backend, BACKENDS)
     _check_choice("precision", precision, PRECISIONS)
     _check_choice("provider", provider, PROVIDERS)
+    _check_choice("cuda_binding", cuda_binding, CUDA_BINDINGS)
+    if isinstance(device, bool) or not isinstance(device, int) or device < 0:
+        raise UsageError(f"device: expected the number of a GPU, 0 or more, got {device!r}")
+    gpu = partial(_open_driver, device, cast(CudaBinding, cuda_binding))
     if provider != "cpu" and backend != "onnxruntime":
         raise UsageError(f"provider {provider}: only backend onnxruntime has it, got backend {backend}")
     chosen = None if precision == "auto" else cast(Precision, precision)
     _check_has(bundle, chosen or "fp32")
     if backend in ENGINE_BACKENDS:
-        return _open_tensorrt(bundle, backend, chosen)
-    if backend == "auto" and (on_gpu := _open_on_gpu(bundle, chosen)) is not None:
+        return _open_tensorrt(bundle, backend, chosen, gpu)
+    if backend == "auto" and (on_gpu := _open_on_gpu(bundle, chosen, gpu)) is not None:
         return on_gpu
     runtime: OnnxBackend = "openvino" if backend == "openvino" else "onnxruntime"
     return _open_onnx(bundle, runtime, chosen, cast(Provider, provider))
 
 
-def _open_on_gpu(bundle: Bundle, precision: Precision | None) -> Backend | None:
+def _open_driver(device: int, binding: CudaBinding) -> Any:
+    from sdk.backends.cuda import open_driver
+
+    return open_driver(device, binding)
+
+
+def _open_on_gpu(bundle: Bundle, precision: Precision | None, gpu: OpenDriver) -> Backend | None:
     """TensorRT, or TensorRT-RTX, whichever is installed and has the engines; None if neither will do."""
     if not gpu_nodes():
         _log.info("backend auto: no NVIDIA GPU here, so the CPU runs the engines, by onnxruntime")
@@ -71,7 +95,7 @@ def _open_on_gpu(bundle: Bundle, precision: Precision | None) -> Backend | None:
     installed = [name for name, module in MODULES.items() if find_spec(module) is not None]
     reasons = []
     for name in installed or MODULES:
-        opened = _try_tensorrt(bundle, name, precision)
+        opened = _try_tensorrt(bundle, name, precision, gpu)
         if not isinstance(opened, BackendError):
             return opened
         reasons.append(opened)
@@ -79,17 +103,21 @@ def _open_on_gpu(bundle: Bundle, precision: Precision | None) -> Backend | None:
     return None
 
 
-def _try_tensorrt(bundle: Bundle, name: EngineBackend, precision: Precision | None) -> Backend | BackendError:
+def _try_tensorrt(
+    bundle: Bundle, name: EngineBackend, precision: Precision | None, gpu: OpenDriver
+) -> Backend | BackendError:
     try:
-        return _open_tensorrt(bundle, name, precision)
+        return _open_tensorrt(bundle, name, precision, gpu)
     except BackendError as error:
         return error
 
 
-def _open_tensorrt(bundle: Bundle, name: EngineBackend, precision: Precision | None) -> Backend:
+def _open_tensorrt(
+    bundle: Bundle, name: EngineBackend, precision: Precision | None, gpu: OpenDriver
+) -> Backend:
     from sdk.backends.tensorrt import TensorRtBackend
 
-    return TensorRtBackend(bundle, name, precision)
+    return TensorRtBackend(bundle, name, precision, open_driver=gpu)
 
 
 def _open_onnx(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the engines; the backend can't be used after."""
+        ...
+
+
+@runtime_checkable
+class RunsVotes(Protocol):
+    """A backend that runs several draws on one image for less than it runs them one after the other."""
+
+    def run_votes(self, draws: Sequence[Draw], image: Float, *, want_purified: bool) -> list[Inference]:
+        """``Backend.run`` for each draw; with ``want_purified``, the first one's purified image."""
         ...
 
 

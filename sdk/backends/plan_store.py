@@ -37,7 +37,8 @@ class Fingerprint(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     ``capabilities`` are the compute capabilities it runs on: "8.7", or "8.0+" for 8.0 and later.  ``gpu`` is
     the GPU's model; TensorRT ties an engine to it, TensorRT-RTX doesn't and leaves it None.  ``board`` is the
-    Jetson that it is on, where that could be told: an AGX's GPU and a Nano's share one name.
+    Jetson that it is on, where that could be told: an AGX's GPU and a Nano's share one name; so
+    ``multiprocessors``, their number, tells them apart too.
     """
 
     backend: EngineBackend
@@ -47,6 +48,7 @@ class Fingerprint(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     capabilities: tuple[str, ...]
     gpu: str | None = None
     board: str | None = None
+    multiprocessors: int | None = None
     options: dict[str, int | str] = {}
 
     def __post_init__(self) -> None:
@@ -58,7 +60,10 @@ class Fingerprint(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     @property
     def key(self) -> str:
         """Sha256 of all fields, in lower-case hex; independent of the options' order."""
-        text = json.dumps(msgspec.to_builtins(self), sort_keys=True)
+        fields = msgspec.to_builtins(self)
+        if self.multiprocessors is None:  # keys from before there was this field stay as they were
+            del fields["multiprocessors"]
+        text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -89,6 +94,7 @@ class Host:
     gpu: str
     compute_capability: str
     board: str | None = None
+    multiprocessors: int = 0
 
 
 @dataclass(frozen=True)
@@ -268,6 +274,10 @@ def _differences(built: Fingerprint, onnx_sha256: str, host: Host) -> list[str]:
         found.append(f"the GPU {built.gpu}, not this host's {host.gpu}")
     if None not in (built.board, host.board) and built.board != host.board:
         found.append(f"the board {built.board}, not this host's {host.board}")
+    if built.multiprocessors and host.multiprocessors not in (0, built.multiprocessors):
+        found.append(
+            f"a GPU of {built.multiprocessors} multiprocessors, not this host's of {host.multiprocessors}"
+        )
     if not covers(built.capabilities, host.compute_capability):
         wanted = ", ".join(built.capabilities)
         found.append(f"compute capability {wanted}, not this host's {host.compute_capability}")

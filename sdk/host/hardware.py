@@ -10,8 +10,8 @@ from pathlib import Path
 
 ROOT = Path("/")
 
-# a desktop or server, the two kernel drivers of Jetson, and WSL 2
-_GPU_NODES = ("dev/nvidia0", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/dxg")
+# the two kernel drivers of Jetson, and WSL 2; beside /dev/nvidia0, 1, … of desktops and servers
+_GPU_NODES = ("dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/dxg")
 
 # in /proc/cpuinfo, what of a processor decides on kernels and their speed: first x86's names, then ARM's
 _CPU_FIELDS = {
@@ -21,8 +21,13 @@ _CPU_FIELDS = {
 
 
 def gpu_nodes(root: Path = ROOT) -> list[str]:
-    """The device files of an NVIDIA GPU; empty if there is none that this process could open."""
-    return ["/" + name for name in _GPU_NODES if (root / name).exists()]
+    """The device files of NVIDIA GPUs; empty if there is none that this process could open.
+
+    A container that was given GPU 1 alone has ``/dev/nvidia1`` and no ``/dev/nvidia0``.
+    """
+    numbered = sorted((root / "dev").glob("nvidia[0-9]*"))
+    others = [root / name for name in _GPU_NODES]
+    return ["/" + str(path.relative_to(root)) for path in (*numbered, *others) if path.exists()]
 
 
 def kernel_driver(root: Path = ROOT) -> str | None:

@@ -124,6 +124,8 @@ SEAM_CALLS: dict[str, tuple[Any, ...]] = {
     "allocate": (1024,),
     "free": (4096,),
     "allocate_host": ((1, 4), "float32"),
+    "launch": (6, 7),
+    "destroy_graph": (6,),
     "close": (),
 }
 

@@ -31,6 +31,7 @@ from sdk.errors import BackendError
 
 RTX = Host("tensorrt-rtx", "1.7.1.116", "NVIDIA RTX 4090", "8.9")
 ORIN = Host("tensorrt", "10.3.0.30", "Orin", "8.7")
+ORIN16 = Host("tensorrt", "10.3.0.30", "Orin", "8.7", multiprocessors=16)
 AGX = Host("tensorrt", "10.3.0.30", "Orin", "8.7", "Jetson AGX Orin")
 
 
@@ -168,6 +169,7 @@ def test_none_built_yet_says_how_to_build(bundle: Bundle) -> None:
         (RTX, {"backend": "tensorrt"}, "TensorRT 1.7.1.116, not this host's TensorRT-RTX 1.7.1.116"),
         (RTX, {"capabilities": ("12.0+",)}, r"compute capability 12.0\+, not this host's 8.9"),
         (ORIN, {"version": "10.3.0.26"}, "TensorRT 10.3.0.26, not this host's TensorRT 10.3.0.30"),
+        (ORIN16, {"multiprocessors": 8}, "a GPU of 8 multiprocessors, not this host's of 16"),
         (ORIN, {"gpu": "Thor"}, "the GPU Thor, not this host's Orin"),
         (AGX, {"board": "Jetson Orin Nano"}, "the board Jetson Orin Nano, not this host's Jetson AGX Orin"),
         (ORIN, {"capabilities": ("11.0",)}, "compute capability 11.0, not this host's 8.7"),

@@ -147,7 +147,7 @@ def kinds(calls: list[str]) -> list[str]:
     names = {
         "up": r"cuMemcpyHtoDAsync|memcpy_htod_async",
         "down": r"cuMemcpyDtoHAsync|memcpy_dtoh_async",
-        "run": r"execute_async_v3",
+        "run": r"execute_async_v3|cuGraphLaunch",
         "wait": r"cuStreamSynchronize|Stream\.synchronize",
         "": r"cuEvent.*|Event\..*",
     }
@@ -162,6 +162,39 @@ def test_the_purified_image_stays_on_the_device(gpu: FakeGpu, backend: TensorRtB
     gpu.calls.clear()
     backend.run(DRAW, IMAGE, want_purified=True)
     assert kinds(gpu.calls) == ["up", "up", "run", "run", "down", "down", "wait"]
+
+
+@pytest.mark.parametrize("votes", [1, 5])
+def test_all_votes_share_one_upload_of_the_image_and_one_wait(
+    gpu: FakeGpu, bundle: Bundle, backend: TensorRtBackend, votes: int
+) -> None:
+    """Vote by vote it took ``votes`` uploads of the image and as many waits: 35 calls for 5 votes."""
+    draws = Drawer(bundle.manifest, seed=4).draw(votes)
+    found = backend.run_votes(draws, IMAGE, want_purified=True)
+    calls = kinds(gpu.calls)[-(6 + 4 * votes) :] if votes == 1 else kinds(gpu.calls)
+    calls = [call for call in calls if call in ("up", "run", "down", "wait")]
+    assert calls == [
+        "up",
+        "up",
+        "run",
+        "run",
+        "down",
+        "down",
+        *["up", "run", "run", "down"] * (votes - 1),
+        "wait",
+    ]
+    reference = OnnxRuntimeBackend(bundle)
+    for vote, (ours, draw) in enumerate(zip(found, draws, strict=True)):
+        theirs = reference.run(draw, IMAGE, want_purified=True)
+        assert np.array_equal(ours.logits, theirs.logits)
+        assert (ours.purified is None) == (vote > 0)
+    gpu.calls.clear()
+    backend.run_votes(draws, 1 - IMAGE, want_purified=False)
+    assert kinds(gpu.calls).count("wait") == 1
+    assert kinds(gpu.calls).count("up") == 1 + votes
+    assert set(kinds(gpu.calls)) == {"up", "run", "down", "wait"}, (
+        "nothing is allocated for as many votes again"
+    )
 
 
 def test_a_frame_allocates_and_binds_nothing(gpu: FakeGpu, bundle: Bundle, backend: TensorRtBackend) -> None:
@@ -283,12 +316,41 @@ def test_a_forked_process_is_told(backend: TensorRtBackend) -> None:
 # --- failures
 
 
+def before_graphs(calls: list[str]) -> list[str]:
+    """The calls of a load up to its first graph: without graphs a backend works too."""
+    return calls[: calls.index("cuStreamBeginCapture")] if "cuStreamBeginCapture" in calls else [*calls]
+
+
+@pytest.mark.parametrize(
+    "name", ["cuStreamBeginCapture", "execute_async_v3", "cuStreamEndCapture", "cuGraphInstantiate"]
+)
+def test_an_engine_that_cannot_be_captured_is_enqueued(
+    bundle: Bundle, gpu: FakeGpu, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_engines(bundle)
+    opened = TensorRtBackend(bundle, module=FakeTensorRt(gpu), open_driver=fake_driver(gpu))
+    graphs = len(gpu.graphs)
+    first = gpu.calls.index("cuStreamBeginCapture")
+    at = first + gpu.calls[first:].index(name)
+    opened.close()
+    gpu.calls.clear()
+    gpu.fail_at = at
+    opened = TensorRtBackend(bundle, module=FakeTensorRt(gpu), open_driver=fake_driver(gpu))
+    gpu.fail_at = None
+    assert (graphs, len(gpu.graphs)) == (5, 4)
+    reference = OnnxRuntimeBackend(bundle)
+    for i in range(3):
+        assert np.array_equal(opened.purify(i, IMAGE, MASK), reference.purify(i, IMAGE, MASK))
+    opened.close()
+    gpu.require_nothing_held()
+
+
 def test_every_failure_while_loading_releases_everything(
     bundle: Bundle, gpu: FakeGpu, open_driver: Callable[[], Driver]
 ) -> None:
     write_engines(bundle)
     opened = TensorRtBackend(bundle, module=FakeTensorRt(gpu), open_driver=open_driver)
-    n_calls = len(gpu.calls)
+    n_calls = len(before_graphs(gpu.calls))
     opened.close()
     for fail_at in range(n_calls):
         gpu.calls.clear()
@@ -322,7 +384,7 @@ def test_of_a_lasting_fault_while_loading_the_first_failure_is_told(
 ) -> None:
     write_engines(bundle)
     opened = TensorRtBackend(bundle, module=FakeTensorRt(gpu), open_driver=open_driver)
-    names = [*gpu.calls]
+    names = before_graphs(gpu.calls)
     opened.close()
     for fail_at, name in enumerate(names):
         vars(gpu).update(vars(FakeGpu(fail_at=fail_at, is_sticky=True)))
@@ -346,7 +408,10 @@ def test_of_a_lasting_fault_in_a_frame_the_engines_failure_is_told(
     gpu.fail_at = len(gpu.calls) + 3  # after the event and the two copies up
     with (
         caplog.at_level(logging.DEBUG, "sdk"),
-        pytest.raises(BackendError, match=r"^engine .*: failed while running: .*let execute_async_v3 fail$"),
+        pytest.raises(
+            BackendError,
+            match=r"^engine .*: failed while running: .*let (execute_async_v3|cuGraphLaunch) fail$",
+        ),
         Purifier(bundle, opened) as purifier,
     ):
         purifier(red_frame)

@@ -28,7 +28,12 @@ class CUevent_flags(enum.IntEnum):
     CU_EVENT_DEFAULT = 0
 
 
+class CUstreamCaptureMode(enum.IntEnum):
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
+
+
 class CUdevice_attribute(enum.IntEnum):
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
 
@@ -44,6 +49,8 @@ def answers(function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any
             return (CUresult.CUDA_SUCCESS, *function(self, *arguments))
         except CudaFailure as error:
             self.reason = str(error)
+            if function.__name__ == "cuStreamEndCapture":  # which ends the capture, whatever it answers
+                self.gpu.stream(arguments[0]).captured = None
             results = 0 if function.__name__.startswith(NO_RESULT) else 1
             return (CUresult.CUDA_ERROR_UNKNOWN, *[None] * results)
 
@@ -52,7 +59,8 @@ def answers(function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any
 
 NO_RESULT = (
     "cuInit", "cuDevicePrimaryCtxRelease", "cuCtxSet", "cuStreamSync", "cuStreamDestroy", "cuEventRecord",
-    "cuEventDestroy", "cuMemFree", "cuMemcpy",
+    "cuEventDestroy", "cuMemFree", "cuMemcpy", "cuStreamBeginCapture", "cuGraphLaunch", "cuGraphDestroy",
+    "cuGraphExecDestroy",
 )  # fmt: skip
 
 
@@ -63,6 +71,7 @@ class FakeCudaBindings:
     CUstream_flags = CUstream_flags
     CUevent_flags = CUevent_flags
     CUdevice_attribute = CUdevice_attribute
+    CUstreamCaptureMode = CUstreamCaptureMode
 
     def __init__(self, gpu: FakeGpu) -> None:
         self.gpu = gpu
@@ -83,8 +92,9 @@ class FakeCudaBindings:
 
     @answers
     def cuDeviceGet(self, ordinal: int) -> tuple[Any, ...]:
-        assert ordinal == 0
-        return (0,)
+        if ordinal >= self.gpu.count:
+            raise CudaFailure("invalid device ordinal")
+        return (ordinal,)
 
     @answers
     def cuDeviceGetName(self, length: int, dev: int) -> tuple[Any, ...]:
@@ -96,6 +106,8 @@ class FakeCudaBindings:
 
     @answers
     def cuDeviceGetAttribute(self, attrib: CUdevice_attribute, dev: int) -> tuple[Any, ...]:
+        if attrib is CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+            return (self.gpu.multiprocessors,)
         major = CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
         return (self.gpu.capability[0 if attrib is major else 1],)
 
@@ -183,4 +195,33 @@ class FakeCudaBindings:
         self, dstHost: int, srcDevice: int, ByteCount: int, hStream: int
     ) -> tuple[Any, ...]:
         self.gpu.copy_to_host(dstHost, srcDevice, ByteCount, hStream)
+        return ()
+
+    @answers
+    def cuStreamBeginCapture(self, hStream: int, mode: CUstreamCaptureMode) -> tuple[Any, ...]:
+        self.gpu.begin_capture(hStream)
+        return ()
+
+    @answers
+    def cuStreamEndCapture(self, hStream: int) -> tuple[Any, ...]:
+        return (self.gpu.end_capture(hStream),)
+
+    @answers
+    def cuGraphInstantiate(self, hGraph: int, flags: int) -> tuple[Any, ...]:
+        assert flags == 0
+        return (self.gpu.instantiate(hGraph),)
+
+    @answers
+    def cuGraphLaunch(self, hGraphExec: int, hStream: int) -> tuple[Any, ...]:
+        self.gpu.launch(hGraphExec, hStream)
+        return ()
+
+    @answers
+    def cuGraphExecDestroy(self, hGraphExec: int) -> tuple[Any, ...]:
+        del self.gpu.graphs[hGraphExec]
+        return ()
+
+    @answers
+    def cuGraphDestroy(self, hGraph: int) -> tuple[Any, ...]:
+        del self.gpu.graphs[hGraph]
         return ()

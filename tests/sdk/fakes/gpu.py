@@ -25,6 +25,7 @@ class CudaFailure(Exception):
 @dataclass(eq=False)
 class Stream:
     pending: list[Callable[[], None]] = field(default_factory=list)
+    captured: list[Callable[[], None]] | None = None  # while a capture is under way
 
 
 @dataclass(eq=False)
@@ -46,13 +47,18 @@ class FakeGpu:
     calls: list[str] = field(default_factory=list)
     fail_at: int | None = None
     is_sticky: bool = False
+    count: int = 1
+    multiprocessors: int = 16
+    captures: bool = True  # whether graphs can be made
     retained: int = 0
     current: dict[int, int] = field(default_factory=dict)  # contexts by thread
     memory: dict[int, np.ndarray] = field(default_factory=dict)
     host: dict[int, np.ndarray] = field(default_factory=dict)
     streams: dict[int, Stream] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
+    graphs: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     objects: list[str] = field(default_factory=list)  # of TensorRT
+    default: list[Callable[[], None]] = field(default_factory=list)
     misuses: list[str] = field(default_factory=list)
     clock_ms: float = 0.0
     next_handle: int = 0x10000
@@ -77,7 +83,7 @@ class FakeGpu:
         """Everything was given back, in an order that a real driver bears."""
         held = [
             f"{len(getattr(self, kind))} {kind}"
-            for kind in ("memory", "host", "streams", "events", "objects", "current")
+            for kind in ("memory", "host", "streams", "events", "graphs", "objects", "current")
             if getattr(self, kind)
         ]
         if self.retained:
@@ -95,7 +101,7 @@ class FakeGpu:
         if self.retained < 1:
             raise Misuse("the primary context was released more often than retained")
         self.retained -= 1
-        if held := [*self.memory, *self.host, *self.streams, *self.events, *self.objects]:
+        if held := [*self.memory, *self.host, *self.streams, *self.events, *self.graphs, *self.objects]:
             raise Misuse(f"the context was released over {held}")
 
     def allocate(self, size_bytes: int) -> int:
@@ -126,7 +132,34 @@ class FakeGpu:
         return self.host[address]
 
     def put(self, stream: int, work: Callable[[], None]) -> None:
-        self.stream(stream).pending.append(work)
+        found = self.stream(stream)
+        (found.pending if found.captured is None else found.captured).append(work)
+
+    def begin_capture(self, stream: int) -> None:
+        if not self.captures:
+            raise CudaFailure("capture isn't supported")
+        if self.stream(stream).captured is not None:
+            raise Misuse("a capture is under way on this stream")
+        self.stream(stream).captured = []
+
+    def end_capture(self, stream: int) -> int:
+        captured, self.stream(stream).captured = self.stream(stream).captured, None
+        if captured is None:
+            raise Misuse("no capture is under way on this stream")
+        handle = self.handle()
+        self.graphs[handle] = captured
+        return handle
+
+    def instantiate(self, graph: int) -> int:
+        handle = self.handle()
+        self.graphs[handle] = list(self.graphs[graph])
+        return handle
+
+    def launch(self, graph: int, stream: int) -> None:
+        if graph not in self.graphs:
+            raise Misuse("no such graph")
+        for work in self.graphs[graph]:
+            self.put(stream, work)
 
     def stream(self, stream: int) -> Stream:
         if stream not in self.streams:
@@ -139,6 +172,13 @@ class FakeGpu:
         del self.streams[stream]
 
     def synchronize(self, stream: int) -> None:
+        if stream == 0:  # the default stream, on which nothing is put but events
+            for work in self.default:
+                work()
+            self.default.clear()
+            return
+        if self.stream(stream).captured is not None:
+            raise Misuse("a stream can't be waited for while it is captured")
         pending, self.stream(stream).pending = self.stream(stream).pending, []
         for work in pending:
             work()
@@ -163,7 +203,10 @@ class FakeGpu:
             event.time_ms = self.clock_ms
 
         event.time_ms = None
-        self.put(stream, reach)
+        if stream == 0:
+            self.default.append(reach)
+        else:
+            self.put(stream, reach)
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
         if start.time_ms is None or end.time_ms is None:

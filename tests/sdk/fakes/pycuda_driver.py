@@ -19,8 +19,14 @@ class Error(Exception):
     pass
 
 
+class device_attribute:
+    MULTIPROCESSOR_COUNT = 16
+
+
 class FakePyCuda:
     __slots__ = ("_initialized", "gpu")
+
+    device_attribute = device_attribute
 
     def __init__(self, gpu: FakeGpu) -> None:
         self.gpu = gpu
@@ -77,6 +83,10 @@ class Device:
 
     def name(self) -> str:
         return self.gpu.name
+
+    def get_attribute(self, attribute: int) -> int:
+        assert attribute == device_attribute.MULTIPROCESSOR_COUNT
+        return self.gpu.multiprocessors
 
     def compute_capability(self) -> tuple[int, int]:
         return self.gpu.capability

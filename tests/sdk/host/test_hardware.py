@@ -36,7 +36,9 @@ def test_a_machine_with_nothing(tmp_path: Path) -> None:
     assert kernel_driver(tmp_path) is l4t_release(tmp_path) is cuda_toolkit(tmp_path) is None
 
 
-@pytest.mark.parametrize("node", ["dev/nvidia0", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/dxg"])
+@pytest.mark.parametrize(
+    "node", ["dev/nvidia0", "dev/nvidia1", "dev/nvidia12", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/dxg"]
+)
 def test_device_files(tmp_path: Path, node: str) -> None:
     assert gpu_nodes(write(tmp_path, node, "")) == [f"/{node}"]
 

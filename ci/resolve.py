@@ -1,0 +1,122 @@
+"""Resolve the extras of pyproject.toml for other Pythons and machines, by dry runs of pip; see ci/resolve.sh.
+
+pip takes wheels alone for another machine. TensorRT's packages are source distributions that fetch NVIDIA's
+wheels when they are installed, so for these only the index is asked for a version that fits. Markers of our
+own dependencies are evaluated for the target, those of theirs by pip for the Python that runs this.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+from pip._vendor.packaging.requirements import Requirement
+
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+MACHINES = ("x86_64", "aarch64")
+GLIBC = ("2_17", "2_24", "2_26", "2_27", "2_28", "2_31", "2_34", "2_35")  # up to Ubuntu 22.04 and JetPack 6
+ONLY_ON = {  # where an extra is for one machine
+    "jetson": ("aarch64", ("3.10", "3.12")),  # JetPack 6 and 7
+    "rtx": ("x86_64", PYTHONS),
+}
+SOURCE_ONLY = re.compile(r"tensorrt")
+
+
+def main(wanted: list[str]) -> int:
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    extras = {"runtime": [], **project["optional-dependencies"]}
+    names = wanted or [name for name in extras if name != "dev"]
+    if unknown := set(names) - set(extras):
+        print(f"resolve: expected some of {', '.join(extras)}, got {', '.join(unknown)}", file=sys.stderr)
+        return 2
+    failed = 0
+    for name in names:
+        for python, machine in targets(name):
+            found, error = resolve(requirements(project, extras, name, python, machine), python, machine)
+            failed += error is not None
+            print(f"{name:<14} cp{python.replace('.', ''):<4} {machine:<8} {error or found}", flush=True)
+    return 1 if failed else 0
+
+
+def targets(extra: str) -> Iterator[tuple[str, str]]:
+    machine, pythons = ONLY_ON.get(extra, (None, PYTHONS))
+    for python in pythons:
+        for each in MACHINES:
+            if machine in (None, each):
+                yield python, each
+
+
+def requirements(
+    project: dict[str, Any], extras: dict[str, list[str]], name: str, python: str, machine: str
+) -> list[Requirement]:
+    """What the package with one extra asks for on a target."""
+    environment = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "platform_machine": machine,
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "extra": "",
+    }
+    found = []
+    for text in (*project["dependencies"], *extras[name]):
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            requirement.marker = None
+            if requirement.name == project["name"]:
+                for extra in requirement.extras:
+                    found += requirements(project, extras, extra, python, machine)
+            else:
+                found.append(requirement)
+    return found
+
+
+def resolve(wanted: list[Requirement], python: str, machine: str) -> tuple[str, str | None]:
+    """The versions that a target would get, or what is in the way."""
+    source_only = [one for one in wanted if SOURCE_ONLY.match(one.name)]
+    for one in source_only:
+        if not offered(one):
+            return "", f"no version of {one} on the index"
+    platforms = [f"--platform=manylinux_{version}_{machine}" for version in GLIBC]
+    platforms.append(f"--platform=manylinux2014_{machine}")
+    wheels = [str(one) for one in wanted if one not in source_only]
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"),
+        *("--only-binary=:all:", f"--python-version={python}", "--target=/nonexistent", "--report=-"),
+    ]
+    done = subprocess.run([*command, *platforms, *wheels], capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        return "", " ".join(errors)[-300:] or done.stderr[-300:]
+    names = {one.name.lower().replace("_", "-") for one in wanted}
+    got = [
+        f"{item['metadata']['name']} {item['metadata']['version']}"
+        for item in json.loads(done.stdout)["install"]
+        if item["metadata"]["name"].lower().replace("_", "-") in names
+    ]
+    return ", ".join([*sorted(got), *(f"{one.name} (source)" for one in source_only)]), None
+
+
+def offered(wanted: Requirement) -> bool:
+    """Whether the index has a version, built for whatever machine, that fits."""
+    command = [sys.executable, "-m", "pip", "index", "versions", wanted.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"^Available versions: (.*)$", done.stdout, re.MULTILINE)
+    return found is not None and any(wanted.specifier.contains(one) for one in found[1].split(", "))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
