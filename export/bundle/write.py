@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -158,7 +158,7 @@ def _fill(
     manifest = Manifest(
         schema=SCHEMA,
         name=name,
-        family=loaded.family,
+        family=msgspec.convert(loaded.family, Literal["ren", "maep"]),
         labels=_file(folder, "labels.txt"),
         image=image,
         purifiers=purifiers,

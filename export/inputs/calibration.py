@@ -151,7 +151,7 @@ def _floats(pixels: npt.NDArray[np.uint8]) -> Float:
     return np.divide(pixels, 255, dtype=np.float32)
 
 
-def _tensor(rows: npt.NDArray[np.int64]) -> object:
+def _tensor(rows: npt.NDArray[np.int64]) -> Any:
     import torch
 
     return torch.from_numpy(rows)

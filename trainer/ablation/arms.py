@@ -64,7 +64,7 @@ def arms(base: Config, *, where: str) -> tuple[Arm, ...]:
     Raises:
         UsageError: ``base`` is no adversarially trained REN with all three mechanisms; ``where`` heads it.
     """
-    _check(base, where)
+    model = _checked(base, where)
     without_members = ("model.classifier.count=1", "loss.diversity=0")
     return (
         Arm(FULL, "nothing", (), is_mechanism=False),
@@ -72,7 +72,7 @@ def arms(base: Config, *, where: str) -> tuple[Arm, ...]:
         Arm(
             "no-random-encoding",
             "random encoding",
-            ("model.purifier.count=1", f"model.purifier.atoms_kept={base.model.purifier.atoms}"),
+            ("model.purifier.count=1", f"model.purifier.atoms_kept={model.purifier.atoms}"),
         ),
         Arm("no-diverse-classifier", "the diverse classifier", without_members),
         Arm(
@@ -84,7 +84,7 @@ def arms(base: Config, *, where: str) -> tuple[Arm, ...]:
     )
 
 
-def _check(base: Config, where: str) -> None:
+def _checked(base: Config, where: str) -> RenModel:
     family, kind = (part.__struct_config__.tag for part in (base.model, base.recipe))
     if not isinstance(base.model, RenModel):
         raise UsageError(
@@ -105,3 +105,4 @@ def _check(base: Config, where: str) -> None:
     for expected, is_missing in missing.items():
         if is_missing:
             raise UsageError(f"{where}: {expected}: this mechanism is off already, so it can't be ablated")
+    return base.model

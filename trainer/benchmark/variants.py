@@ -26,7 +26,7 @@ from trainer.benchmark import Report, Side, Variant, images_per_s, interleave, l
 from trainer.config import Config
 from trainer.data import DataSet
 from trainer.data.download.fetch import OnProgress
-from trainer.loop.fabric import open_fabric
+from trainer.loop.fabric import Precision, open_fabric
 from trainer.loop.run import Run
 from trainer.loop.tensorboard import Board
 from trainer.models import Defence
@@ -109,7 +109,12 @@ def compile_parts(defence: Defence, backend: str | Callable[..., Any] = "inducto
 
 
 def _side(
-    config: Config, training: DataSet, stack: ExitStack, precision: str, channels_last: bool, compiled: bool
+    config: Config,
+    training: DataSet,
+    stack: ExitStack,
+    precision: Precision,
+    channels_last: bool,
+    compiled: bool,
 ) -> Side:
     optimizer = msgspec.structs.replace(config.optimizer, precision=precision, channels_last=channels_last)
     changed = msgspec.structs.replace(config, optimizer=optimizer)

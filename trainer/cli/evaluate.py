@@ -15,7 +15,7 @@ from sdk.bundle import MANIFEST, Bundle, Precision
 from sdk.errors import UsageError
 from sdk.files import is_stream, require_writable, write_output
 from trainer.data import FOLDERS, DataSet, Images, open_dataset
-from trainer.robustness.attacks.ball import Ball
+from trainer.robustness.attacks.ball import Ball, Norm
 from trainer.robustness.defences.judges import EngineJudge, Judge
 from trainer.robustness.defences.targets import Target, open_target
 from trainer.robustness.evaluation.budgets import BUDGETS
@@ -42,7 +42,7 @@ class Request:
     images: int | None
     draws: int | None
     budget: str
-    norm: str
+    norm: Norm
     eps: str | None
     seed: int
     against: Path | None

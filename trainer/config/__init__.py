@@ -6,14 +6,15 @@ choices.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 from sdk.errors import UsageError
@@ -58,7 +59,7 @@ __all__ = [
 FROZEN_KINDS = ("module", "onnx")  # of classifiers that users bring, trained: left as they are unless asked
 
 
-class Data(Section):
+class Data(Section, frozen=True):
     """What is trained on; ``name`` is one that ``trainer.data.open_dataset`` knows.
 
     ``validation`` images are split off the training set by a fixed permutation, for choosing; the test images
@@ -76,7 +77,7 @@ class Data(Section):
     flip: bool = True
 
 
-class Optimizer(Section):
+class Optimizer(Section, frozen=True):
     """SGD with Nesterov momentum, or AdamW, on a one-cycle schedule; the average of the weights is kept."""
 
     kind: Literal["sgd", "adamw"] = "sgd"
@@ -94,7 +95,7 @@ class Optimizer(Section):
     channels_last: bool = True
 
 
-class Loss(Section):
+class Loss(Section, frozen=True):
     """Weights of the loss's terms; 0 switches a term off.  See ``trainer.objectives``."""
 
     label_smoothing: Share = 0.1
@@ -111,7 +112,7 @@ class Loss(Section):
             raise ValueError(f"mask_ramp: expected 0 <= start < end <= 1, got {list(self.mask_ramp)}")
 
 
-class Start(Section):
+class Start(Section, frozen=True):
     """Weights that a run starts from: a checkpoint, or a bundle's folder, whose twin is read.
 
     What is left out starts untrained. At most one of ``classifier``, ``features`` and ``widen`` is given.
@@ -132,7 +133,7 @@ class Start(Section):
             raise ValueError(f"{given[1]}: expected one source of the classifier, got {' and '.join(given)}")
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """One training run."""
 
     name: str
@@ -145,7 +146,7 @@ class Config(Section):
     loss: Loss = Loss()
 
     def __post_init__(self) -> None:
-        family, kind = (part.__struct_config__.tag for part in (self.model, self.recipe))
+        family, kind = (str(part.__struct_config__.tag) for part in (self.model, self.recipe))
         if kind not in (kinds := _RECIPES[family]):
             raise ValueError(f"recipe.kind: expected {' or '.join(kinds)} for {family!r}, got {kind!r}")
         self._check_freezing(family)
@@ -166,7 +167,7 @@ class Config(Section):
             return self.recipe.freeze_classifier
         return self.model.classifier.kind in FROZEN_KINDS and not isinstance(self.model, PlainModel)
 
-    def _check_freezing(self, family: object) -> None:
+    def _check_freezing(self, family: str) -> None:
         if self.freezes_classifier and isinstance(self.model, PlainModel):
             raise ValueError(
                 f"recipe.freeze_classifier: expected false for {family!r}, which has no purifier"
@@ -210,4 +211,5 @@ def from_dict(tree: dict[str, Any], *, where: str) -> Config:
 
 def to_dict(config: msgspec.Struct) -> dict[str, Any]:
     """The config as plain JSON-able data."""
-    return msgspec.to_builtins(config)
+    tree: dict[str, Any] = msgspec.to_builtins(config)
+    return tree

@@ -58,10 +58,12 @@ def _kinds(
 ) -> list[inspect.StructType]:
     """The types that the section ``keys`` of ``tree`` may have: several, if a tag decides."""
     if not keys:
-        return [inspect.type_info(expected)]
-    parent = _section(expected, keys[:-1], tree)
-    kind = next(field.type for field in parent.fields if field.encode_name == keys[-1])
-    return list(kind.types) if isinstance(kind, inspect.UnionType) else [kind]
+        kind: inspect.Type = inspect.type_info(expected)
+    else:
+        parent = _section(expected, keys[:-1], tree)
+        kind = next(field.type for field in parent.fields if field.encode_name == keys[-1])
+    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    return [kind for kind in kinds if isinstance(kind, inspect.StructType)]
 
 
 def _value(keys: Sequence[str], tree: Any) -> Any:

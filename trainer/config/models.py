@@ -9,7 +9,7 @@ import msgspec
 from trainer.config.section import Count, Positive, Section, Weight
 
 
-class RenPurifier(Section):
+class RenPurifier(Section, frozen=True):
     """REN's denoiser; see ``trainer.models.ren``."""
 
     count: Count = 4
@@ -27,7 +27,7 @@ class RenPurifier(Section):
                 raise ValueError(f"{key}: expected at most atoms = {self.atoms}, got {value}")
 
 
-class MaepPurifier(Section):
+class MaepPurifier(Section, frozen=True):
     """MAEP's masked autoencoder; see ``trainer.models.maep``."""
 
     patch: Count = 4  #: side of a patch, in pixels
@@ -43,7 +43,7 @@ class MaepPurifier(Section):
             raise ValueError(f"width: expected a multiple of 4 and of heads = {self.heads}, got {self.width}")
 
 
-class Classifier(Section):
+class Classifier(Section, frozen=True):
     """The diverse classifier, ``count`` members on one trunk; see ``trainer.models.classifier``.
 
     ``widths`` and ``blocks`` shape the edge network, the other kinds have theirs; ``factory`` is
@@ -67,7 +67,7 @@ class Classifier(Section):
             )
 
 
-class _Model(Section):
+class _Model(Section, frozen=True):
     """What the families have in common."""
 
     n_classes: Count = 10
@@ -77,7 +77,7 @@ class _Model(Section):
     classifier: Classifier = Classifier()
 
 
-class RenModel(_Model, tag_field="family", tag="ren"):
+class RenModel(_Model, frozen=True, tag_field="family", tag="ren"):
     """Random encoding networks."""
 
     purifier: RenPurifier = RenPurifier()
@@ -90,7 +90,7 @@ class RenModel(_Model, tag_field="family", tag="ren"):
             )
 
 
-class MaepModel(_Model, tag_field="family", tag="maep"):
+class MaepModel(_Model, frozen=True, tag_field="family", tag="maep"):
     """Masked autoencoder purifier."""
 
     purifier: MaepPurifier = MaepPurifier()
@@ -105,7 +105,7 @@ class MaepModel(_Model, tag_field="family", tag="maep"):
             raise ValueError(f"patches_kept: expected at most {n_patches}, all of an image, got {kept}")
 
 
-class PlainModel(_Model, tag_field="family", tag="none"):
+class PlainModel(_Model, frozen=True, tag_field="family", tag="none"):
     """The classifier alone: the twin that a purifier's worth is measured against."""
 
 

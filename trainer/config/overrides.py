@@ -5,12 +5,13 @@ The value is read as TOML, a bare word as a string.  Another ``model.family`` le
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 from sdk.errors import UsageError

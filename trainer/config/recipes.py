@@ -9,7 +9,7 @@ import msgspec
 from trainer.config.section import Count, Section, Share
 
 
-class CleanRecipe(Section, tag_field="kind", tag="clean"):
+class CleanRecipe(Section, frozen=True, tag_field="kind", tag="clean"):
     """No adversary of the classifier, only the label-free adversary of the code, within ``eps``.
 
     The family "none" has no code: its classifier sees all images as they are.
@@ -27,7 +27,7 @@ class CleanRecipe(Section, tag_field="kind", tag="clean"):
             raise ValueError(f"attacked_share: expected at most 1 - raw_share, got {self.attacked_share}")
 
 
-class AdversarialRecipe(Section, tag_field="kind", tag="adversarial"):
+class AdversarialRecipe(Section, frozen=True, tag_field="kind", tag="adversarial"):
     """Adversarial training by N-FGSM, with two-step PGD at the end, attacking and updating the same draw.
 
     ``soft_targets`` is a file of ``edge-train soften``; the labels are then neither used nor smoothed in the
@@ -47,7 +47,7 @@ class AdversarialRecipe(Section, tag_field="kind", tag="adversarial"):
     )
 
 
-class MaskedRecipe(Section, tag_field="kind", tag="masked"):
+class MaskedRecipe(Section, frozen=True, tag_field="kind", tag="masked"):
     """MAEP's first two stages: attacked images are brought back to the clean ones, some patches masked.
 
     The attack is PGD on the classifier alone.  It comes from ``bank``, a file of ``edge-train bank``;
@@ -68,7 +68,7 @@ class MaskedRecipe(Section, tag_field="kind", tag="masked"):
             raise ValueError("masking: expected at least one share of masked patches, for example [0.0, 0.5]")
 
 
-class AtopRecipe(Section, tag_field="kind", tag="atop"):
+class AtopRecipe(Section, frozen=True, tag_field="kind", tag="atop"):
     """The whole purifier, fine-tuned through a frozen classifier on images attacked through both."""
 
     eps: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]

@@ -52,10 +52,15 @@ class Bank:
         Raises:
             DataError: it can't be written.
         """
-        arrays = {"digest": self.digest, "eps": self.eps, "steps": self.steps}
         try:
             with replacing(path) as stream:
-                np.savez(stream, perturbations=self.perturbations.numpy(), **arrays)
+                np.savez(
+                    stream,
+                    perturbations=self.perturbations.numpy(),
+                    digest=np.array(self.digest),
+                    eps=np.array(self.eps),
+                    steps=np.array(self.steps),
+                )
         except OSError as error:
             raise _unwritable(path, error) from None
 

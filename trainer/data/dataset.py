@@ -27,10 +27,13 @@ class DataSet(ABC):
     Attributes:
         targets: int64 (N,), an index into ``labels`` for every image.
         labels: class names.
+        groups: int64 (N,), where images are not independent: a group, such as the frames of a video, is not
+            split.
     """
 
     targets: Tensor
     labels: tuple[str, ...]
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -61,10 +64,7 @@ class DataSet(ABC):
 
 @dataclass(frozen=True)
 class Images(DataSet):
-    """Images and labels in memory: ``pixels`` uint8 (N, 3, H, W) RGB, ``targets`` int64 (N,).
-
-    ``groups`` int64 (N,), where images are not independent: a group, as a video's frames, is not split.
-    """
+    """Images and labels in memory: ``pixels`` uint8 (N, 3, H, W) RGB, ``targets`` int64 (N,)."""
 
     pixels: Tensor
     targets: Tensor
@@ -91,7 +91,7 @@ def split_validation(images: AnyDataSet, count: int) -> tuple[AnyDataSet, AnyDat
         raise DataError(
             f"data.validation: expected fewer than the {len(images)} training images, got {count}"
         )
-    if isinstance(images, Images) and images.groups is not None:
+    if images.groups is not None:
         held = _rows_of_random_groups(images.groups, count)
         if bool(held.all()):
             raise DataError(
@@ -105,7 +105,7 @@ def split_validation(images: AnyDataSet, count: int) -> tuple[AnyDataSet, AnyDat
 
 def _rows_of_random_groups(groups: Tensor, count: int) -> Tensor:
     """Bool (N,): the images of the fewest groups, in a fixed random order, that have ``count`` images."""
-    values, group = groups.unique(return_inverse=True)
+    values, group = torch.unique(groups, return_inverse=True)
     order = torch.randperm(len(values), generator=keyed_generator("validation split", len(values)))
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(values))

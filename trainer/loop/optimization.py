@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trainer import config as configs
 from trainer.models import Defence
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def make_optimizer(defence: Defence, config: configs.Optimizer) -> Optimizer:
     """SGD or AdamW; purifiers, norms and biases take no weight decay."""
@@ -43,8 +45,9 @@ def make_average(defence: Defence, decay: float) -> AveragedModel:
     The decay warms up, so that the weights of the first steps are soon forgotten.
     """
 
-    def average(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
+    def average(averaged: Tensors, current: Tensors, n_averaged: Tensor | int) -> None:
         warm = (1 + int(n_averaged)) / (10 + int(n_averaged))
-        get_ema_multi_avg_fn(min(decay, warm))(averaged, current, n_averaged)
+        step = get_ema_multi_avg_fn(min(decay, warm))  # type: ignore[no-untyped-call]  # torch's own
+        step(averaged, current, n_averaged)
 
     return AveragedModel(defence, multi_avg_fn=average, use_buffers=True)

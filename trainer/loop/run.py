@@ -27,7 +27,7 @@ from trainer.loop.progress import Clock, Progress
 from trainer.loop.resume import check_same_run, check_same_soft_targets, digest_of
 from trainer.loop.validation import blind_accuracy, clean_accuracy, pgd_accuracy, pictures, spread
 from trainer.loop.warm_start import begin
-from trainer.models import Draw, build
+from trainer.models import Defence, Draw, build
 from trainer.objectives.objective import LossAndTerms
 
 COLLAPSE_IMAGES = 512  # attacked to notice a collapse, which is far larger than the noise of so few
@@ -74,7 +74,7 @@ class Run:
         self.ancestors: dict[str, Any] = {}
         self.defence = build(config.model, seed=config.seed)
         self.layout = torch.channels_last if config.optimizer.channels_last else torch.contiguous_format
-        self.defence.to(memory_format=self.layout)
+        self.defence.to(memory_format=self.layout)  # type: ignore[call-overload]  # it takes one
         self.averaged = make_average(self.defence, config.optimizer.ema).to(fabric.device)
         optimizer = make_optimizer(self.defence, config.optimizer)
         self.schedule = make_schedule(optimizer, config.optimizer, self.steps)
@@ -92,6 +92,13 @@ class Run:
         )
         if self.soft_targets is not None:
             self.ancestors |= self.soft_targets.ancestor
+
+    @property
+    def average(self) -> Defence:
+        """The defence with the averaged weights."""
+        defence = self.averaged.module
+        assert isinstance(defence, Defence)
+        return defence
 
     @property
     def epoch(self) -> int:
@@ -206,14 +213,15 @@ class Run:
         recipe, seed = self.config.recipe, self.config.seed
         with self.fabric.autocast():
             if isinstance(recipe, MaskedRecipe) and recipe.bank is None:
-                attack = {"eps": recipe.eps, "steps": recipe.attack_steps}
-                figures = blind_accuracy(self.averaged.module, images, seed, **attack)
+                figures = blind_accuracy(
+                    self.average, images, seed, eps=recipe.eps, steps=recipe.attack_steps
+                )
             else:
-                figures = clean_accuracy(self.averaged.module, images, seed)
+                figures = clean_accuracy(self.average, images, seed)
             if isinstance(recipe, AdversarialRecipe | AtopRecipe):
                 some = images.subset(spread(len(images), recipe.probe_images))
                 few = images.subset(spread(len(images), min(recipe.probe_images, COLLAPSE_IMAGES)))
-                figures["robust"] = pgd_accuracy(self.averaged.module, some, seed, eps=recipe.eps)
+                figures["robust"] = pgd_accuracy(self.average, some, seed, eps=recipe.eps)
                 figures["robust_now"] = pgd_accuracy(self.defence, few, seed, eps=recipe.eps)
         return self.fabric.broadcast(
             figures
@@ -222,7 +230,7 @@ class Run:
     def pictures(self, images: DataSet) -> Tensor:
         """What the averaged purifier makes of attacked images; see ``trainer.loop.validation.pictures``."""
         with self.fabric.autocast():
-            return pictures(self.averaged.module, images, self.config.seed, eps=self.config.recipe.eps)
+            return pictures(self.average, images, self.config.seed, eps=self.config.recipe.eps)
 
     def has_collapsed(self, figures: dict[str, float]) -> bool:
         """Catastrophic overfitting: they withstand the one-step attack of training, and PGD no more."""

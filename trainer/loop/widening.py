@@ -100,12 +100,13 @@ class _Widening:
 
     def _read(self, name: str, outputs: Tensor | None, inputs: Tensor | None) -> Tensor:
         """The weight with copied outputs, and the copies of each input sharing what the input had."""
-        weight = self.old[name]
+        weight: Tensor = self.old[name]
         if outputs is not None:
             weight = weight[outputs]
         if inputs is not None:
             copies = torch.bincount(inputs, minlength=weight.shape[1]).to(weight.dtype)
-            weight = (weight / copies.view(1, -1, *[1] * (weight.dim() - 2)))[:, inputs]
+            shape = (1, -1, *[1] * (weight.dim() - 2))
+            weight = (weight / copies.view(*shape))[:, inputs]
         return weight
 
 

@@ -33,6 +33,9 @@ class DiverseClassifier(nn.Module):
         mean, std: of the training images' channels, in [0, 1].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         parts: Parts,
@@ -70,7 +73,8 @@ class DiverseClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The trunk's output, which every member takes; (B, C, H / 4, W / 4) for the edge network."""
-        return self.trunk((images - self.mean) / self.std)
+        features: Tensor = self.trunk((images - self.mean) / self.std)
+        return features
 
 
 class SingleClassifier(nn.Module):
@@ -82,7 +86,8 @@ class SingleClassifier(nn.Module):
         self.trunk, self.member = classifier.trunk, classifier.members[index]
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.member(self.trunk((image - self.mean) / self.std))
+        logits: Tensor = self.member(self.trunk((image - self.mean) / self.std))
+        return logits
 
 
 def edge_network(n_classes: int, *, widths: Sequence[int] = (64, 128, 128), blocks: int = 2) -> Parts:

@@ -81,11 +81,13 @@ class Defence(nn.Module):
 
     def purify(self, images: Tensor, draw: Draw) -> Tensor:
         """Purified images (B, 3, H, W) in [0, 1]."""
-        return self.purifier(images, draw.purifier, draw.random_input)
+        purified: Tensor = self.purifier(images, draw.purifier, draw.random_input)
+        return purified
 
     def classify(self, images: Tensor, draw: Draw) -> Tensor:
         """Logits (B, n_classes) of images taken as they are."""
-        return self.classifier(images, draw.classifier)
+        logits: Tensor = self.classifier(images, draw.classifier)
+        return logits
 
     def after_update(self, steps: int = 1) -> None:
         """Bring what purifiers derive from their weights up to date; call whenever these have changed."""

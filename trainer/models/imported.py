@@ -46,7 +46,7 @@ def _find(path: str) -> Callable[..., nn.Module]:
     if not module_name or not name:
         raise _refusal(path, "expected package.module:factory")
     try:
-        found = getattr(importlib.import_module(module_name), name, None)
+        found: object = getattr(importlib.import_module(module_name), name, None)
     except Exception as error:  # an absent module, or whatever the user's module raises
         raise _refusal(path, f"importing {module_name} raised {_brief(error)}") from error
     if not callable(found):

@@ -43,6 +43,8 @@ class MaskedAutoencoder(PurifierBank):
         adapter_rank: rank of the decoder's low-rank adapters; 0 for none.
     """
 
+    position: Tensor
+
     def __init__(
         self,
         *,
@@ -113,12 +115,14 @@ class MaskedAutoencoder(PurifierBank):
 
     def encode(self, pixels: Tensor, keep: Tensor) -> Tensor:
         """Tokens (B, K, D) of the kept patches among ``pixels`` (B, N, 3P^2)."""
-        return self.encoder(self.embed(take(pixels, keep)) + self.position[keep])
+        tokens: Tensor = self.encoder(self.embed(take(pixels, keep)) + self.position[keep])
+        return tokens
 
     def decode(self, tokens: Tensor, keep: Tensor) -> Tensor:
         """What to add to kept patches, and the content of masked ones, (B, N, 3P^2); ``tokens`` (B, K, D)."""
         masked = self.mask_token.to(tokens.dtype).expand(len(tokens), self.n_patches, -1)
-        return self.head(self.decoder(place(tokens, keep, masked) + self.position))
+        content: Tensor = self.head(self.decoder(place(tokens, keep, masked) + self.position))
+        return content
 
     def single(self, index: int) -> SingleMaskedAutoencoder:
         """The purifier as it is exported, its adapters merged."""
@@ -148,8 +152,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attention(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        attended: Tensor = tokens + self.attention(self.norm1(tokens))
+        changed: Tensor = attended + self.mlp(self.norm2(attended))
+        return changed
 
 
 class Attention(nn.Module):
@@ -167,7 +172,8 @@ class Attention(nn.Module):
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, D / heads)
         scale = (width // self.heads) ** -0.5
         weights = ((query * scale) @ key.transpose(2, 3)).softmax(dim=-1)  # (B, heads, N, N)
-        return self.out((weights @ value).transpose(1, 2).reshape(batch, count, width))
+        mixed: Tensor = self.out((weights @ value).transpose(1, 2).reshape(batch, count, width))
+        return mixed
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

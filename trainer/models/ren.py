@@ -42,6 +42,11 @@ class SparseEncodingPurifier(PurifierBank):
         generator: draws the subsets and the dictionary.
     """
 
+    threshold: nn.Parameter | None
+    subset: Tensor
+    probe: Tensor
+    lambda_max: Tensor
+
     def __init__(
         self,
         *,
@@ -139,6 +144,11 @@ class SingleSparsePurifier(nn.Module):
 
     The subset, the thresholds and the step are folded into the weights of two convolutions.
     """
+
+    atoms: Tensor
+    active: Tensor
+    threshold: Tensor | None
+    step: Tensor
 
     def __init__(self, bank: SparseEncodingPurifier, index: int) -> None:
         super().__init__()

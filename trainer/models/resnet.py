@@ -53,7 +53,7 @@ class PreactivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.norm1(x))
-        inner = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        inner: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active))))
         return inner + (x if self.shortcut is None else self.shortcut(active))
 
 

@@ -11,6 +11,8 @@ An objective holds the defence, so that data-parallel training wraps both in one
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from trainer.config import AdversarialRecipe, AtopRecipe, CleanRecipe, Config, MaskedRecipe, PlainModel
@@ -32,7 +34,7 @@ __all__ = [
     "build",
 ]
 
-KINDS: dict[type, type[Objective]] = {
+KINDS: dict[type, Callable[..., Objective]] = {
     CleanRecipe: CleanObjective,
     AdversarialRecipe: AdversarialObjective,
     MaskedRecipe: MaskedObjective,
@@ -47,7 +49,7 @@ def build(defence: Defence, config: Config, *, n_parts: int = 1) -> Objective:
     whole.
     """
     kind = KINDS[type(config.recipe)]
-    if kind is CleanObjective and isinstance(config.model, PlainModel):
+    if isinstance(config.recipe, CleanRecipe) and isinstance(config.model, PlainModel):
         kind = PlainObjective  # without a code there is nothing to purify, or to attack
     few = -(-config.loss.diversity_images // n_parts)
     objective = kind(defence, config.recipe, msgspec.structs.replace(config.loss, diversity_images=few))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trainer.config import CleanRecipe, Loss
 from trainer.models.defence import Defence, Draw
+from trainer.models.ren import SparseEncodingPurifier
 from trainer.objectives.losses import code_change, pair_diversity
 from trainer.objectives.objective import LossAndTerms, Objective
 
@@ -24,6 +25,9 @@ class CleanObjective(Objective):
 
     def __init__(self, defence: Defence, recipe: CleanRecipe, weights: Loss) -> None:
         super().__init__(defence)
+        if not isinstance(defence.purifier, SparseEncodingPurifier):
+            raise TypeError(f"expected a SparseEncodingPurifier, got {type(defence.purifier).__name__}")
+        self._purifier = (defence.purifier,)  # no sub-module: it is the defence's
         self.recipe = recipe
         self.weights = weights
 
@@ -42,7 +46,7 @@ class CleanObjective(Objective):
         self.keep_frozen()
         n_attacked = round(self.recipe.attacked_share * len(images))
         n_raw = round(self.recipe.raw_share * len(images))
-        purify = self.defence.purifier.encode_and_decode
+        purify = self._purifier[0].encode_and_decode
         code, purified = purify(images, draw.purifier, draw.random_input)
         few, few_draw = images[:n_attacked], draw[:n_attacked]
         attacked = self._attack_code(few, code[:n_attacked].detach(), few_draw, noise[:n_attacked])
@@ -77,8 +81,6 @@ class CleanObjective(Objective):
         eps = self.recipe.eps
         delta = ((2 * noise - 1) * eps).requires_grad_()
         with torch.enable_grad():
-            moved, _ = self.defence.purifier.encode_and_decode(
-                images + delta, draw.purifier, draw.random_input
-            )
+            moved, _ = self._purifier[0].encode_and_decode(images + delta, draw.purifier, draw.random_input)
             (gradient,) = torch.autograd.grad((moved - code).abs().sum(), delta)
         return images + (delta.detach() + eps * gradient.sign()).clamp(-eps, eps)

@@ -9,7 +9,7 @@ from torch import Tensor
 from trainer.config import Loss, MaskedRecipe
 from trainer.models import adapters
 from trainer.models.defence import Defence, Draw
-from trainer.models.maep import patchify
+from trainer.models.maep import MaskedAutoencoder, patchify
 from trainer.objectives.attacks import pgd
 from trainer.objectives.objective import LossAndTerms, Objective
 
@@ -26,6 +26,9 @@ class MaskedObjective(Objective):
 
     def __init__(self, defence: Defence, recipe: MaskedRecipe, weights: Loss) -> None:
         super().__init__(defence)
+        if not isinstance(defence.purifier, MaskedAutoencoder):
+            raise TypeError(f"expected a MaskedAutoencoder, got {type(defence.purifier).__name__}")
+        self._purifier = (defence.purifier,)  # no sub-module: it is the defence's
         self.recipe = recipe
         self.weights = weights
         self.freeze_classifier()
@@ -50,8 +53,8 @@ class MaskedObjective(Objective):
         self.keep_frozen()
         clean, attacked = self._pairs(images, labels, draw, noise)
         keep = self._kept_patches(noise, step)
-        purified = self.defence.purifier.reconstruct(attacked, keep)
-        error = patchify((purified - clean).abs(), self.defence.purifier.patch).mean(2)  # (B, N)
+        purified = self._purifier[0].reconstruct(attacked, keep)
+        error = patchify((purified - clean).abs(), self._purifier[0].patch).mean(2)  # (B, N)
         is_kept = torch.zeros_like(error, dtype=torch.bool).scatter(1, keep, True)
         terms = {"purification": error[is_kept].mean()}
         loss = terms["purification"]
@@ -79,6 +82,6 @@ class MaskedObjective(Objective):
     def _kept_patches(self, noise: Tensor, step: int) -> Tensor:
         """A random subset for each image, (B, K) int64 in increasing order, by the ranks of its noise."""
         masked = self.recipe.masking[step % len(self.recipe.masking)]
-        n_patches = self.defence.purifier.n_patches
+        n_patches = self._purifier[0].n_patches
         order = noise[:, 0].flatten(1)[:, :n_patches].argsort(dim=1)
         return order[:, : max(1, round((1 - masked) * n_patches))].sort(dim=1).values

@@ -31,10 +31,9 @@ class WeightPerturbation:
         """Gradient of the loss at ``images``, as ``attacks.gradient_of``; keeps that of the weights."""
         leaf = images.detach().requires_grad_()
         with torch.enable_grad():
-            gradient, *self._gradients = torch.autograd.grad(
-                loss_of(leaf), [leaf, *self._weights], allow_unused=True
-            )
-        return gradient
+            gradients = torch.autograd.grad(loss_of(leaf), [leaf, *self._weights], allow_unused=True)
+        self._gradients = list(gradients[1:])
+        return gradients[0]
 
     @torch.no_grad()
     def apply(self) -> None:
