@@ -44,13 +44,13 @@ def benchmark(
     from rich.console import Console
 
     from trainer import benchmark as bench
-    from trainer.data import open_configured
+    from trainer.data import DataSet, open_configured
     from trainer.data.attack_bank import split_for
 
     if threads:
         torch.set_num_threads(threads)
     if data is None:
-        training = bench.synthetic(loaded)
+        training: DataSet = bench.synthetic(loaded)
     else:
         images = open_configured(loaded.data, data, "train", image_size=loaded.model.image_size)
         training, _ = split_for(loaded.recipe, images, loaded.data.validation)

@@ -21,8 +21,7 @@ def data(name: str, to: Path, url: str | None) -> None:
     folder and run this. The others are checked, not fetched; 'folders' and 'imagenet' stand for any pictures
     in folders train/CLASS and test/CLASS (or val/CLASS), or CLASS alone.
     """
-    from trainer.data import check
-    from trainer.data.download import fetch
+    from trainer.data import check, fetch
 
     with bars() as on_progress:
         fetch(name, to, url=url, on_progress=on_progress)
