@@ -72,11 +72,12 @@ def _headline(figures: dict[str, Any], bundle: Bundle) -> str:
     """The few figures that the README shows."""
     ladder = _measured(bundle, "standard")
     clean = _measured(bundle, "clean")["clean"]
-    names = [name for name in ("blind", "pgd", "autoattack", "square") if name in ladder]
+    climbed = ("pgd-margin", "apgd-t") if "pgd-margin" in ladder else ("pgd",)
+    names = [name for name in ("blind", *climbed, "autoattack", "square") if name in ladder]
     rows = [
         ("per-image worst: **the figure to quote**", ladder["per-image worst"]),
         ("no attack", clean),
-        *((figures["attacks"][name], ladder[name]) for name in names),
+        *((figures["attacks"].get(name, name), ladder[name]) for name in names),
     ]
     rows += [(row["name"], row) for row in figures["default_bundle"]["undefended"][:1]]
     return _accuracies(rows)
@@ -84,7 +85,7 @@ def _headline(figures: dict[str, Any], bundle: Bundle) -> str:
 
 def _ladder(figures: dict[str, Any], bundle: Bundle) -> str:
     ladder = _measured(bundle, "standard")
-    rows = [(figures["attacks"][name], rung) for name, rung in ladder.items()]
+    rows = [(figures["attacks"].get(name, name), rung) for name, rung in ladder.items()]
     rows += [(f"for comparison: {row['name']}", row) for row in figures["default_bundle"]["undefended"]]
     return _accuracies(rows)
 
