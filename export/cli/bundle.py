@@ -1,9 +1,9 @@
-"""``edge-export bundle``: a checkpoint, or a bundle's purifiers around another classifier, as a bundle."""
+"""The command ``edge-export bundle``: write a checkpoint, or purifiers around a classifier, as a bundle."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -11,12 +11,17 @@ from export.cli import options
 from export.cli.console import progress, require, show
 from sdk.cli.app import given
 from sdk.errors import UsageError
-
-MAX_SIDE = 4096
+from sdk.host.terminal import echo
 
 if TYPE_CHECKING:
     from export.external_classifier.classifier import ForeignClassifier
+    from export.external_classifier.conventions import Conventions
     from trainer.checkpoint import Loaded
+
+MAX_SIDE = 4096
+_OF_THE_CLASSIFIER = (
+    "labels", "mean", "std", "layout", "color", "white", "scores", "output", "image_size",
+)  # fmt: skip
 
 
 @click.command("bundle")
@@ -71,19 +76,27 @@ def bundle_command(
     accuracy_images: int,
     attacked: Path | None,
     classifier_onnx: Path | None,
+    labels: Path | None,
+    mean: str,
+    std: str,
+    layout: Literal["nchw", "nhwc"],
+    color: Literal["rgb", "bgr"],
+    white: Literal["1", "255"],
+    scores: Literal["logits", "probabilities"] | None,
+    output: str | None,
+    image_size: str | None,
     trust_code: bool,
     images: int,
     report: Path | None,
     as_json: bool,
-    **conventions: Any,
 ) -> None:
     """Write the defence in CHECKPOINT as a bundle into the folder OUT.
 
     Every engine is compared with its torch twin first, and those of a lower precision with the FP32 engines;
     OUT appears whole and verified, or not at all.
 
-    With --classifier-onnx, CHECKPOINT may be a bundle too: its purifiers are taken.  --mean and --std are in
-    the classifier's own range and order of channels.  Such a bundle has no torch twin.
+    With --classifier-onnx, CHECKPOINT may be a bundle too: its purifiers are taken. --mean and --std are in
+    the classifier's own range and order of channels. Such a bundle has no torch twin.
     """
     require("bundle", *options.TOOLS)
     from export.bundle.write import write_bundle
@@ -94,12 +107,17 @@ def bundle_command(
     lowering = options.lowering(
         precision, data=data, dataset=dataset, accuracy_images=accuracy_images, attacked=attacked
     )
-    if classifier_onnx is None and (idle := given(*conventions)):
-        raise UsageError(f"{idle[0]}: it describes the classifier of --classifier-onnx; give that too")
+    if classifier_onnx is None and (idle := given(*_OF_THE_CLASSIFIER)):
+        raise UsageError(f"{idle[0]}: it describes the classifier of --classifier-onnx", hint="give that too")
     if report is not None:
         check_report(report, replaces=out)
     loaded = _load(checkpoint, classifier_onnx, trust_code=trust_code)
-    foreign = _foreign(classifier_onnx, loaded, conventions)
+    foreign = None
+    if classifier_onnx is not None:
+        conventions = _conventions(mean, std, layout=layout, color=color, white=white)
+        foreign = _foreign(
+            classifier_onnx, labels, conventions, image_size=image_size, scores=scores, output=output
+        )
     n_engines = loaded.defence.n_purifiers + (1 if foreign else loaded.defence.n_classifiers)
     with progress(n_engines + 1 + lowering.steps(n_engines)) as on_step:
         outcome = write_bundle(
@@ -114,7 +132,7 @@ def bundle_command(
             on_step=on_step,
         )
     for note in foreign.notes if foreign else ():
-        click.echo(f"{classifier_onnx}: {note}", err=True)
+        echo(f"{classifier_onnx}: {note}", err=True)
     show(Bundle.open(out), outcome, as_json)
 
 
@@ -125,8 +143,8 @@ def _load(checkpoint: Path, classifier_onnx: Path | None, *, trust_code: bool) -
         return load_defence(checkpoint, trust_code=trust_code)
     if classifier_onnx is None:
         raise UsageError(
-            f"CHECKPOINT {checkpoint}: it is a folder; give a checkpoint's file, "
-            "or --classifier-onnx with a bundle"
+            f"CHECKPOINT {checkpoint}: it is a folder",
+            hint="give a checkpoint's file, or --classifier-onnx with a bundle",
         )
     from sdk.bundle import Bundle
     from trainer.models.twin import read_twin
@@ -139,28 +157,47 @@ def _load(checkpoint: Path, classifier_onnx: Path | None, *, trust_code: bool) -
     return Loaded(defence, config, bundle.labels, kept)
 
 
-def _foreign(path: Path | None, loaded: Loaded, given: dict[str, Any]) -> ForeignClassifier | None:
-    if path is None:
-        return None
-    from export.external_classifier.classifier import ForeignClassifier, read_labels
+def _conventions(
+    mean: str,
+    std: str,
+    *,
+    layout: Literal["nchw", "nhwc"],
+    color: Literal["rgb", "bgr"],
+    white: Literal["1", "255"],
+) -> Conventions:
     from export.external_classifier.conventions import Conventions
 
-    if given["labels"] is None:
-        raise UsageError(f"--classifier-onnx {path}: give its labels too, by --labels FILE, one a line")
-    conventions = Conventions(
-        mean=_numbers("--mean", given["mean"]),
-        std=_numbers("--std", given["std"]),
-        layout=given["layout"],
-        color=given["color"],
-        range=255 if given["white"] == "255" else 1,
+    return Conventions(
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        layout=layout,
+        color=color,
+        range=255 if white == "255" else 1,
     )
+
+
+def _foreign(
+    path: Path,
+    labels: Path | None,
+    conventions: Conventions,
+    *,
+    image_size: str | None,
+    scores: Literal["logits", "probabilities"] | None,
+    output: str | None,
+) -> ForeignClassifier:
+    from export.external_classifier.classifier import ForeignClassifier, read_labels
+
+    if labels is None:
+        raise UsageError(
+            f"--classifier-onnx {path}: no labels", hint="give its labels too, by --labels FILE, one a line"
+        )
     return ForeignClassifier(
         path,
-        read_labels(given["labels"]),
+        read_labels(labels),
         conventions,
-        image_size=_size(given["image_size"]),
-        scores=given["scores"],
-        output=given["output"],
+        image_size=_size(image_size),
+        scores=scores,
+        output=output,
     )
 
 
