@@ -184,3 +184,16 @@ def assert_one_line(result: Result, exit_code: int, words: str) -> None:
     assert len(lines) == 1, result.output
     assert lines[0].startswith("edge-train: error: ")
     assert words in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["fit", "--help"], ["evaluate", "--help"], ["ablate", "-h"]]
+)
+def test_help_is_light(arguments: list[str]) -> None:
+    program = (
+        f"import sys\nfrom trainer.cli import main\ntry:\n    main({arguments})\nexcept SystemExit:\n"
+        "    print([m for m in ('torch', 'onnxruntime', 'numpy', 'cv2') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("Usage: edge-train ")
+    assert result.stdout.splitlines()[-1] == "[]"
