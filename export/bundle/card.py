@@ -8,6 +8,7 @@ from typing import Any
 
 from sdk.bundle import Manifest
 from sdk.bundle.deviation import BOUND
+from sdk.bundle.sections import section
 
 ORIGIN = {
     "ren": """\
@@ -26,6 +27,12 @@ code, this card) but the draws. A persistent attacker on a video averages over d
 draws is what counts, not a lucky frame."""
 
 START, END = "<!-- precisions: start -->", "<!-- precisions: end -->"
+
+NOT_MEASURED = """\
+Clean accuracy of these engines: not measured yet; training's figures are in the provenance.
+
+Robustness ladder: not measured yet.
+"""
 
 LABELS_SHOWN = 20  # of, perhaps, a thousand
 
@@ -138,9 +145,7 @@ def _random_inputs(manifest: Manifest) -> Iterator[str]:
 
 def _measured(measured: tuple[dict[str, Any], ...]) -> Iterator[str]:
     if not measured:
-        yield "Clean accuracy of these engines: not measured yet; training's figures are in the provenance."
-        yield ""
-        yield "Robustness ladder: not measured yet."
+        yield section("robustness", NOT_MEASURED).rstrip("\n")
     for entry in measured:
         ladder = entry.get("ladder") or {}
         setting = [f"{key} {value}" for key, value in entry.items() if key != "ladder"]

@@ -24,7 +24,7 @@ from trainer.robustness.evaluation.ladder import OnProgress
 from trainer.robustness.evaluation.report import Report, to_json
 from trainer.robustness.results import gate, plots, record
 from trainer.robustness.results.markdown import render
-from trainer.robustness.results.publish import into_bundle, record_into_bundle
+from trainer.robustness.results.publish import check_publishable, into_bundle, record_into_bundle
 
 REPORT = "report.json"
 NOT_WITH_GATE = ("--record", "--report", "--into-bundle", "--against", "--images", "--draws", "--budget",
@@ -96,6 +96,8 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
     """
     ball = Ball(request.norm, parse_eps(EPS[request.norm] if request.eps is None else request.eps))
     budget = BUDGETS[request.budget]
+    if outputs.into_bundle:
+        check_publishable(request.budget, attacks=budget.rungs != ("clean",))
     if request.draws is not None:
         budget = msgspec.structs.replace(budget, draws=request.draws)
     settings = Settings(budget, ball, request.work, request.seed, on_progress)

@@ -155,6 +155,11 @@ def test_a_gate_on_other_images_is_refused(recorded: Path, data: Path, tmp_path:
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
+        (
+            ("--budget", "quick", "--into-bundle"),
+            2,
+            "too weakly for a figure to quote; give --budget standard",
+        ),
         (("--eps", "8"), 2, "for 8 grey levels of 255 give 8/255"),
         (("--eps", "-1/255"), 2, "eps: expected a positive number"),
         (("--eps", "eight"), 2, "--eps eight: expected a number such as 0.0314, or a fraction such as 8/255"),

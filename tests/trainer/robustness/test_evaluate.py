@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from export.signing import sign
-from sdk.bundle import Bundle
+from sdk.bundle import Bundle, sha256_of
 from sdk.bundle.signature import sign_again
 from sdk.errors import UsageError
 from tests.sdk.keys import make_keys
@@ -181,8 +181,41 @@ def test_publishing_keeps_the_bundle_whole(evaluation: Evaluation, ren_bundle: P
     again = msgspec.structs.replace(evaluation.report, digest=bundle.digest)
     into_bundle(again, bundle)
     assert len(Bundle.open(folder).manifest.measured) == 1
-    with pytest.raises(UsageError, match="evaluate it anew"):
+    with pytest.raises(UsageError, match="evaluate it again"):
         into_bundle(evaluation.report, Bundle.open(folder))
+
+
+def test_a_quick_look_is_not_published(evaluation: Evaluation, ren_bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(ren_bundle, tmp_path / "bundle"))
+    quick = msgspec.structs.replace(evaluation.report, budget="quick")
+    with pytest.raises(UsageError, match="the budget quick attacks too few images") as caught:
+        into_bundle(quick, Bundle.open(folder))
+    assert caught.value.hint == "give --budget standard or paper"
+    assert Bundle.open(folder).manifest.measured == ()
+    assert "A quick look" in render(quick)
+    assert "A quick look" not in render(evaluation.report)
+
+
+def test_what_is_published_is_read_from_fields(
+    evaluation: Evaluation, ren_bundle: Path, tmp_path: Path
+) -> None:
+    """Whatever the report's and the card's sentences say."""
+    folder = Path(shutil.copytree(ren_bundle, tmp_path / "bundle"))
+    card = folder / "MODEL_CARD.md"
+    text = card.read_text().replace("not measured yet", "unknown so far")
+    card.write_text(text)
+    manifest = msgspec.json.decode((folder / "bundle.json").read_bytes())
+    manifest["card"]["sha256"] = sha256_of(card)
+    (folder / "bundle.json").write_bytes(msgspec.json.encode(manifest))
+    bundle = Bundle.open(folder)
+    said = msgspec.structs.replace(evaluation.report, digest=bundle.digest, judged_by="the engines, in short")
+    into_bundle(said, bundle)
+    (entry,) = Bundle.open(folder).manifest.measured
+    assert (entry["backend"], entry["precision"]) == ("onnxruntime", "fp32")
+    assert "unknown so far" not in card.read_text()
+    nameless = msgspec.structs.replace(said, engines=None, digest=Bundle.open(folder).digest)
+    with pytest.raises(UsageError, match="doesn't say which engines it is about; evaluate the bundle again"):
+        into_bundle(nameless, Bundle.open(folder))
 
 
 def test_publishing_removes_a_signature_and_says_so(

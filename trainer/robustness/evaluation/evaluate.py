@@ -16,6 +16,7 @@ from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.eot import IMAGES, REFERENCE, Samples, choose_samples
+from trainer.robustness.defences.judges import EngineJudge
 from trainer.robustness.defences.surrogates import BankMean, mean_log
 from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation import baselines, mixture, suspicion
@@ -27,6 +28,7 @@ from trainer.robustness.evaluation.report import (
     Baseline,
     Check,
     Comparison,
+    Engines,
     Mixture,
     Report,
     Suspicion,
@@ -100,6 +102,7 @@ def evaluate(
         comparison=None if other is None else _compare(run, outcomes, worst, other),
         remarks=tuple(remarks),
         seconds=0.0,
+        engines=_engines(target),
     )
     seconds = time.perf_counter() - start + sum(each.store.seconds_saved for each in (run, other) if each)
     return Evaluation(msgspec.structs.replace(report, seconds=seconds), outcomes)
@@ -121,6 +124,13 @@ def check_fit(target: Target, images: Images) -> None:
     if images.labels != target.labels:
         expected, got = (", ".join(labels[:12]) for labels in (target.labels, images.labels))
         raise UsageError(f"images: their labels don't fit {target.name}: expected {expected}, got {got}")
+
+
+def _engines(target: Target) -> Engines | None:
+    if not isinstance(target.judge, EngineJudge):
+        return None
+    backend = target.judge.backend
+    return Engines(backend.name, backend.version, backend.precision)
 
 
 def _is_single(outcome: Outcome) -> bool:

@@ -94,6 +94,14 @@ class Comparison(msgspec.Struct, frozen=True):
     remarks: tuple[str, ...] = ()
 
 
+class Engines(msgspec.Struct, frozen=True):
+    """The engines of a bundle that judged: which runtime, its version, and their precision."""
+
+    backend: str
+    version: str
+    precision: str
+
+
 class Report(msgspec.Struct, frozen=True):
     """Everything an evaluation found.
 
@@ -110,6 +118,7 @@ class Report(msgspec.Struct, frozen=True):
         by_eps: the full-gradient attack on the check images, by rising eps.
         mixture: on the check images, what randomness adds.
         remarks: what was left out, and why.
+        engines: that judged; None where a checkpoint judged itself, and in a report of an older version.
     """
 
     target: str
@@ -133,6 +142,7 @@ class Report(msgspec.Struct, frozen=True):
     comparison: Comparison | None = None
     remarks: tuple[str, ...] = ()
     schema: int = SCHEMA
+    engines: Engines | None = None
 
     @property
     def failed_checks(self) -> list[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from trainer.robustness.evaluation.budgets import BUDGETS
 from trainer.robustness.evaluation.report import Comparison, Mixture, Report, Rung
 
 
@@ -29,12 +30,19 @@ def _headline(report: Report) -> Iterator[str]:
     else:
         figure = f"{report.rungs[0].counts.expected} of {report.images}"
         yield f"**{figure} clean images are recognized**; nothing was attacked."
+    if not may_be_quoted(report.budget):
+        yield "A quick look: too few images and too weak attacks for a figure to quote."
     yield (
         f"Judged by {report.judged_by}; attacked: {report.attacked}. "
         f"Budget {report.budget}, seed {report.seed}, "
         f"{report.seconds:.0f} s. Intervals are Wilson's at 95 %."
     )
     yield ""
+
+
+def may_be_quoted(budget: str) -> bool:
+    """Whether a report of this budget holds a figure to quote; a budget of one's own does."""
+    return budget not in BUDGETS or BUDGETS[budget].is_headline
 
 
 def _ladder(report: Report) -> Iterator[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,20 +14,18 @@ from typing import Any
 import msgspec
 
 from sdk.bundle import Bundle, File, sha256_of, write_manifest
+from sdk.bundle.sections import with_section
 from sdk.bundle.signature import sign_again
 from sdk.errors import BundleError, UsageError
 from sdk.files import write_atomically
+from trainer.robustness.evaluation.budgets import BUDGETS
 from trainer.robustness.evaluation.report import Report
-from trainer.robustness.results.markdown import render
+from trainer.robustness.results.markdown import may_be_quoted, render
 from trainer.robustness.results.record import Record, to_bytes
 
 log = logging.getLogger(__name__)
 
 RECORD = "robustness.npz"
-START, END = "<!-- robustness: start -->", "<!-- robustness: end -->"
-NOT_MEASURED = re.compile(
-    r"^(Clean accuracy of these engines: |Robustness ladder: )not measured yet.*\n+", re.MULTILINE
-)
 
 
 def into_bundle(report: Report, bundle: Bundle) -> None:
@@ -37,14 +34,17 @@ def into_bundle(report: Report, bundle: Bundle) -> None:
     The bundle's digest changes with it, so a signature of it is removed; its engines and their hashes stay.
 
     Raises:
-        UsageError: the report is about another bundle.
+        UsageError: the report is about another bundle, doesn't name its engines, or is of a budget too small
+            to quote.
         BundleError: the folder can't be written.
     """
     if report.digest != bundle.digest:
         raise UsageError(
             f"bundle {bundle.folder}: expected a report about its bundle.json, sha256 {bundle.digest[:12]}…, "
-            f"got one about {report.digest[:12]}…; evaluate it anew"
+            f"got one about {report.digest[:12]}…",
+            hint="evaluate it again",
         )
+    check_publishable(report.budget, report.worst is not None)
     entry = _entry(report)
     others = [known for known in bundle.manifest.measured if _setting(known) != _setting(entry)]
     with _writing(bundle) as changes:
@@ -53,6 +53,20 @@ def into_bundle(report: Report, bundle: Bundle) -> None:
             path = bundle.path(bundle.manifest.card)
             write_atomically(path, with_report(path.read_text(encoding="utf-8"), report))
             changes["card"] = File(bundle.manifest.card.file, sha256_of(path))
+
+
+def check_publishable(budget: str, attacks: bool) -> None:
+    """Refuse a budget whose per-image worst is not to be quoted.
+
+    Raises:
+        UsageError: it is one of these, and something was attacked.
+    """
+    if attacks and not may_be_quoted(budget):
+        quotable = [each.name for each in BUDGETS.values() if each.is_headline and len(each.rungs) > 1]
+        raise UsageError(
+            f"--into-bundle: the budget {budget} attacks too few images too weakly for a figure to quote",
+            hint=f"give --budget {' or '.join(quotable)}",
+        )
 
 
 def record_into_bundle(record: Record, bundle: Bundle) -> None:
@@ -68,14 +82,8 @@ def record_into_bundle(record: Record, bundle: Bundle) -> None:
 
 
 def with_report(card: str, report: Report) -> str:
-    """The model card with the report in place of an earlier one, or of 'not measured yet', or at its end."""
-    section = f"{START}\n{render(report)}{END}\n"
-    if START in card and END in card:
-        before, rest = card.split(START, 1)
-        return before + section.removesuffix("\n") + rest.split(END, 1)[1]
-    card = NOT_MEASURED.sub("", card)
-    before, heading, after = card.partition("## Measured\n")
-    return f"{before}{heading}\n{section}\n{after.lstrip()}" if heading else f"{card}\n{section}"
+    """The model card with the report in place of an earlier one, or of the words that there is none yet."""
+    return with_section(card, "robustness", render(report), after="## Measured")
 
 
 @contextmanager
@@ -92,14 +100,15 @@ def _writing(bundle: Bundle) -> Iterator[dict[str, Any]]:
 
 
 def _entry(report: Report) -> dict[str, Any]:
-    backend, version, precision, _ = report.judged_by.split(" ")
+    if report.engines is None:
+        raise UsageError("the report doesn't say which engines it is about", hint="evaluate the bundle again")
     named = report.rungs if report.worst is None else (report.worst, *report.rungs)
     rungs = {rung.name: rung.counts.expected for rung in named}
     return {
-        "backend": backend,
-        "version": version,
+        "backend": report.engines.backend,
+        "version": report.engines.version,
         "device": platform.processor() or platform.machine(),
-        "precision": precision,
+        "precision": report.engines.precision,
         "budget": report.budget,
         "norm": report.norm,
         "eps": report.eps,
