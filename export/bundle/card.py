@@ -41,7 +41,8 @@ LIMITS = """\
   through the purifier and average over its draws: robust accuracy near 0 % is the expected result. Randomness
   pays against attackers who transfer, query, or ignore the draws.
 - Accuracy holds for images like the training images, at the engines' size; others get a label all the same.
-- The score is a softmax, not a calibrated probability, and no sign that an image is free of attack."""
+- The score is a softmax, calibrated only where this card says by what temperature, and then on clean images
+  like the training images. It is no sign that an image is free of attack."""
 
 
 def render(manifest: Manifest, labels: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from sdk.host.terminal import echo
 from trainer.cli.ablate import ablate
 from trainer.cli.bank import bank
 from trainer.cli.benchmark import benchmark
+from trainer.cli.calibrate import calibrate
 from trainer.cli.console import bars
 from trainer.cli.data import data
 from trainer.cli.fit import fit
@@ -26,7 +27,7 @@ def main() -> None:
     """Train purifiers and classifiers, and measure their robustness."""
 
 
-for command in (fit, benchmark, data, bank, soften, ablate):
+for command in (fit, benchmark, data, bank, soften, calibrate, ablate):
     main.add_command(command)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.robustness.evaluation.checks import Evidence, Late, Loss, weigh
+from trainer.robustness.evaluation.diagnostics.checks import Evidence, Late, Loss, weigh
 
 SOUND = Evidence(
     pgd=0.04,

@@ -160,7 +160,13 @@ def test_the_report_survives_json_and_reads_worst_first(evaluation: Evaluation) 
 def test_plots(evaluation: Evaluation, ren: Defence, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need it; pip install 'edge-purify[train]'")
     paths = plots.draw(evaluation.report, evaluation.outcomes, ren, tmp_path)
-    assert [path.name for path in paths] == ["ladder.png", "eps.png", "suspicion.png", "examples.png"]
+    assert [path.name for path in paths] == [
+        "ladder.png",
+        "eps.png",
+        "suspicion.png",
+        "coverage.png",
+        "examples.png",
+    ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 

@@ -14,9 +14,9 @@ from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.defences.judges import TorchJudge
 from trainer.robustness.defences.surrogates import BankMean
 from trainer.robustness.evaluation.budgets import Budget
+from trainer.robustness.evaluation.diagnostics.mixture import Member, Setting, measure
 from trainer.robustness.evaluation.evaluate import Settings, evaluate
 from trainer.robustness.evaluation.ladder import Climber
-from trainer.robustness.evaluation.mixture import Member, Setting, measure
 from trainer.robustness.evaluation.report import Mixture
 from trainer.robustness.evaluation.store import Store
 from trainer.robustness.results.markdown import render

@@ -12,7 +12,7 @@ from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.defences.judges import TorchJudge, seed_of
 from trainer.robustness.defences.targets import open_target
-from trainer.robustness.evaluation.suspicion import suspicion
+from trainer.robustness.evaluation.diagnostics.suspicion import suspicion
 
 N_IMAGES = 12
 KEY = (0, "suspicion")

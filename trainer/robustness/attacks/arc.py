@@ -146,7 +146,9 @@ class _Arc:
 
     def _norm(self, delta: Tensor) -> Tensor:
         order = torch.inf if self.ball.norm == "linf" else 2
-        return delta.flatten(1).norm(order, dim=1).view(-1, 1, 1, 1)
+        result: Tensor = delta.flatten(1).norm(order, dim=1).view(-1, 1, 1, 1)
+        return result
 
     def _dual(self, gradients: Tensor) -> Tensor:
-        return gradients.flatten(2).norm(1 if self.ball.norm == "linf" else 2, dim=2)  # (R, B)
+        result: Tensor = gradients.flatten(2).norm(1 if self.ball.norm == "linf" else 2, dim=2)  # (R, B)
+        return result

@@ -77,7 +77,8 @@ class Ball:
 
 def lengths(images: Tensor) -> Tensor:
     """l2 norms, one per image, (B, 1, 1, 1)."""
-    return images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    result: Tensor = images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return result
 
 
 def check_images(images: Tensor, labels: Tensor, n_classes: int) -> None:

@@ -8,6 +8,7 @@ keywords. All randomness comes from the generator: the same generator gives the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from sdk.errors import UsageError
 from trainer.robustness.attacks.ball import Ball, check_images
 from trainer.robustness.attacks.losses import Loss, cross_entropy
-from trainer.robustness.attacks.settled import Watched
+from trainer.robustness.attacks.settled import Members, Watched
 from trainer.robustness.defences.surrogates import Model
 
 FIRST_STEP, LAST_STEP = 1 / 4, 1 / 25  # of eps: the range of the falling step size
@@ -124,7 +125,7 @@ class _Climb:
         rows = torch.arange(len(start))
         for step in range(ascent.steps):
             here, labels = adversarial[rows], self.labels[rows]
-            watched = None if ascent.patience is None else Watched(self.model, labels)
+            watched = None if ascent.patience is None else Watched(cast(Members, self.model), labels)
             rising, logits = gradient_and_logits(
                 self.model if watched is None else watched, here, labels, self.loss, generator
             )

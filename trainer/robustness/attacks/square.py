@@ -163,7 +163,8 @@ def _bump(side: int) -> Tensor:
     """Equation 2: a hill and a pit side by side, (side, side), of norm 1."""
     half = side // 2
     bump = torch.cat([_hill(half, side), -_hill(side - half, side)])
-    return bump / bump.norm()
+    result: Tensor = bump / bump.norm()
+    return result
 
 
 def _hill(height: int, width: int) -> Tensor:
@@ -179,7 +180,8 @@ def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _channel_lengths(images: Tensor) -> Tensor:
-    return images.flatten(2).norm(dim=2)[:, :, None, None]  # (B, 3, 1, 1)
+    result: Tensor = images.flatten(2).norm(dim=2)[:, :, None, None]  # (B, 3, 1, 1)
+    return result
 
 
 def _channel_units(images: Tensor) -> Tensor:

@@ -31,7 +31,10 @@ TORCH_BATCH = 250
 class Judge(Protocol):
     """Answers with probabilities; ``images`` are (B, 3, H, W) in [0, 1]."""
 
-    says: str  #: what judges, for the report
+    @property
+    def says(self) -> str:
+        """What judges, for the report."""
+        ...
 
     def probabilities(self, images: Tensor, *, draws: int, key: Key, first: int = 0) -> Tensor:
         """Through the whole defence, each image under ``draws`` fresh draws: (draws, B, n_classes).
@@ -46,18 +49,20 @@ class Judge(Protocol):
 
 
 class EngineJudge:
-    """The engines of a bundle, one image at a time, as a device runs them."""
+    """The engines of a bundle, one image at a time, as a device runs them: with the bundle's calibration."""
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.manifest = bundle.manifest
         self.backend = backend
         self.says = f"{backend.name} {backend.version} {backend.precision} engines"
+        calibration = bundle.manifest.calibration
+        self.temperature = 1.0 if calibration is None else calibration.temperature
 
     def probabilities(self, images: Tensor, *, draws: int, key: Key, first: int = 0) -> Tensor:
         logits = []
         for place, image in enumerate(_one_by_one(images), start=first):
             logits.append([self._defended(image, draw) for draw in self._draws(draws, (*key, place))])
-        return _stacked(logits)
+        return _stacked(logits, self.temperature)
 
     def drawn_classifiers(self, count: int, *, draws: int, key: Key) -> Tensor:
         """Which classifier each of the draws of ``probabilities`` takes: (draws, count), int64."""
@@ -66,7 +71,8 @@ class EngineJudge:
 
     def raw_probabilities(self, images: Tensor) -> Tensor:
         members = range(len(self.manifest.classifiers))
-        return _stacked([[self._raw(image, member) for member in members] for image in _one_by_one(images)])
+        logits = [[self._raw(image, member) for member in members] for image in _one_by_one(images)]
+        return _stacked(logits, self.temperature)
 
     def _draws(self, draws: int, key: Key) -> tuple[Draw, ...]:
         return Drawer(self.manifest, seed=seed_of(key)).draw(draws)
@@ -76,7 +82,8 @@ class EngineJudge:
         return self._raw(purified, draw.classifier)
 
     def _raw(self, image: np.ndarray, member: int) -> np.ndarray:
-        return self.backend.classify(member, image)[0].copy()  # the backend may reuse its buffer
+        logits: np.ndarray = self.backend.classify(member, image)[0].copy()  # it may reuse its buffer
+        return logits
 
 
 class TorchJudge:
@@ -97,12 +104,13 @@ class TorchJudge:
     @torch.inference_mode()
     def raw_probabilities(self, images: Tensor) -> Tensor:
         return torch.cat(
-            [self.defence.classifier.all_logits(part) for part in images.split(TORCH_BATCH)], 1
+            [self.defence.classifier.all_logits(part) for part in torch.split(images, TORCH_BATCH)], 1
         ).softmax(-1)
 
     def drawn_classifiers(self, count: int, *, draws: int, key: Key) -> Tensor:
         """Which classifier each of the draws of ``probabilities`` takes: (draws, count), int64."""
-        return self._draws(range(count), draws, key).classifier.view(count, draws).T
+        result: Tensor = self._draws(range(count), draws, key).classifier.view(count, draws).T
+        return result
 
     def _draws(self, places: range, draws: int, key: Key) -> TorchDraw:
         return _joined([self.defence.draw(draws, keyed_generator(*key, place)) for place in places])
@@ -114,14 +122,14 @@ def _one_by_one(images: Tensor) -> Iterator[np.ndarray]:
         yield image[None].contiguous().numpy()
 
 
-def _stacked(logits: list[list[np.ndarray]]) -> Tensor:
+def _stacked(logits: list[list[np.ndarray]], temperature: float) -> Tensor:
     """Probabilities (D, B, n_classes) of logits that were asked image by image."""
     found = np.array(logits)  # (B, D, n_classes)
     if not np.isfinite(found).all():
         raise BackendError(
             "the engines gave NaN or infinite logits, which the runtime would refuse; export anew"
         )
-    return torch.from_numpy(found).transpose(0, 1).softmax(-1)
+    return torch.from_numpy(found / np.float32(temperature)).transpose(0, 1).softmax(-1)
 
 
 def _joined(draws: list[TorchDraw]) -> TorchDraw:

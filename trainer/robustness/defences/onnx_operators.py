@@ -7,6 +7,7 @@ and bounds that a node takes as inputs are constants of its graph, so they are r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,17 +32,13 @@ class FakeQuantize(torch.autograd.Function):
         return (x / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
-    def setup_context(
-        ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, int, int], output: Tensor
-    ) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
         x, scale, low, high = inputs
         ctx.save_for_backward(x)
         ctx.passes = (low - 0.5) * float(scale), (high + 0.5) * float(scale)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.passes), None, None, None
 
@@ -49,7 +46,7 @@ class FakeQuantize(torch.autograd.Function):
     def vmap(
         info: object, in_dims: tuple[int, None, None, None], x: Tensor, scale: Tensor, low: int, high: int
     ) -> tuple[Tensor, int]:
-        return FakeQuantize.apply(x, scale, low, high), in_dims[0]
+        return FakeQuantize.apply(x, scale, low, high), in_dims[0]  # type: ignore[no-untyped-call]
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
@@ -57,7 +54,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tenso
     if zero is None or zero.dtype not in CODES or scale.ndim or zero.ndim:
         raise ValueError("QuantizeLinear: expected int8 or uint8 codes by one scale")
     lowest, highest = CODES[zero.dtype]
-    return FakeQuantize.apply(x, scale, lowest - int(zero), highest - int(zero))
+    result: Tensor = FakeQuantize.apply(x, scale, lowest - int(zero), highest - int(zero))  # type: ignore[no-untyped-call]
+    return result
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
@@ -198,7 +196,7 @@ def _slice(
 
 
 def _expand(x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, shape.tolist()))
+    return x.expand(torch.broadcast_shapes(x.shape, shape.tolist()))  # type: ignore[no-untyped-call]
 
 
 def _gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:

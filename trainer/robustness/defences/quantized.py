@@ -64,7 +64,7 @@ class EnginePurifier(PurifierBank):
         given = (images,) if self.random_input is None else (images, random_input)
         return _each_by_its_own(self.graphs, purifier, *given)
 
-    def single(self, index: int) -> OnnxGraph:
+    def single(self, index: int) -> nn.Module:
         return self.graphs[index]
 
     def after_update(self, steps: int = 1) -> None:

@@ -44,7 +44,8 @@ class Model(Protocol):
 
 def full_gradient(defence: Defence, images: Tensor, draw: Draw) -> Tensor:
     """The purified images with their true gradient."""
-    return defence.purify(images, draw)
+    result: Tensor = defence.purify(images, draw)
+    return result
 
 
 def identity_purifier(defence: Defence, images: Tensor, draw: Draw) -> Tensor:
@@ -87,6 +88,7 @@ class BankMean:
             fewer than K take a random part of the bank.
         purify: how the backward pass goes through the purifier.
         mean: of the sub-models.
+        bfloat16: compute in it, which takes about half of the time on a CPU that has its instructions.
     """
 
     def __init__(
@@ -97,10 +99,12 @@ class BankMean:
         samples: int,
         purify: Purify = full_gradient,
         mean: Mean = log_mean,
+        bfloat16: bool = False,
     ) -> None:
         size = defence.n_purifiers
         self.defence = defence
         self.mean = mean
+        self.bfloat16 = bfloat16
         self.purify = purify
         self.samples = samples if samples < size else size * math.ceil(samples / size)
         self.n_classes = n_classes
@@ -111,7 +115,8 @@ class BankMean:
     @property
     def n_members(self) -> int:
         """Sub-models that a call averages: samples * J."""
-        return self.samples * self.defence.n_classifiers
+        result: int = self.samples * self.defence.n_classifiers
+        return result
 
     def members(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Log-probabilities of the sub-models, (M, B, C)."""
@@ -134,8 +139,10 @@ class BankMean:
         return Draw(order[torch.arange(self.samples) % len(order)], draw.classifier, draw.random_input)
 
     def _logits(self, images: Tensor, draw: Draw) -> Tensor:
-        purified = self.purify(self.defence, images, draw)
-        return self.defence.classifier.all_logits(purified).log_softmax(-1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
+            logits = self.defence.classifier.all_logits(self.purify(self.defence, images, draw))
+        result: Tensor = logits.float().log_softmax(-1)
+        return result
 
 
 class Frozen:
@@ -174,7 +181,8 @@ class Raw:
 
     def members(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Log-probabilities of each classifier, (J, B, C)."""
-        return self.classifier.all_logits(self.front(images)).log_softmax(-1)
+        result: Tensor = self.classifier.all_logits(self.front(images)).log_softmax(-1)
+        return result
 
 
 class Queries:
@@ -211,4 +219,5 @@ def _without_shrinkage(purifier: SparseEncodingPurifier, images: Tensor, draw: D
     code, _ = sparse_purify(images, atoms, active, zero, step, purifier.iterations, stride, padding)
     mean = images.mean(dim=(2, 3), keepdim=True)
     decoded = F.conv_transpose2d(code, atoms, stride=stride, padding=padding)
-    return mean + decoded * contrast_ratio(images - mean, decoded)
+    result: Tensor = mean + decoded * contrast_ratio(images - mean, decoded)
+    return result

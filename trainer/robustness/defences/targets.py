@@ -58,7 +58,8 @@ class Target:
     def clean_trained(self) -> bool:
         """Whether training saw no adversary of the classifier."""
         recipe = self.provenance.get("config", {}).get("recipe", {})
-        return recipe.get("kind") == "clean"
+        result: bool = recipe.get("kind") == "clean"
+        return result
 
 
 @contextmanager

@@ -15,19 +15,21 @@ from sdk.errors import UsageError
 from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
-from trainer.robustness.attacks.eot import IMAGES, REFERENCE, Samples, choose_samples
-from trainer.robustness.defences.judges import EngineJudge
+from trainer.robustness.attacks.eot import IMAGES, Samples, bfloat16_is_fast, choose_samples
+from trainer.robustness.defences.judges import EngineJudge, TorchJudge
+from trainer.robustness.defences.quantized import EnginePurifier
 from trainer.robustness.defences.surrogates import BankMean, mean_log
 from trainer.robustness.defences.targets import Target
-from trainer.robustness.evaluation import baselines, mixture, suspicion
 from trainer.robustness.evaluation.budgets import Budget
+from trainer.robustness.evaluation.diagnostics import baselines, confidence, mixture, suspicion
+from trainer.robustness.evaluation.diagnostics.masking import Controls
 from trainer.robustness.evaluation.ladder import Climber, OnProgress, Outcome, Worst, per_image_worst
-from trainer.robustness.evaluation.masking import Controls
 from trainer.robustness.evaluation.report import (
     AtEps,
     Baseline,
     Check,
     Comparison,
+    Confidence,
     Engines,
     Mixture,
     Report,
@@ -103,6 +105,7 @@ def evaluate(
         remarks=tuple(remarks),
         seconds=0.0,
         engines=_engines(target),
+        confidence=run.confidence(outcomes),
     )
     seconds = time.perf_counter() - start + sum(each.store.seconds_saved for each in (run, other) if each)
     return Evaluation(msgspec.structs.replace(report, seconds=seconds), outcomes)
@@ -164,9 +167,11 @@ class _Run:
         )
         self.samples = self._samples()
         budget = settings.budget
+        bfloat16 = False
         if self.samples is not None:
             budget = msgspec.structs.replace(budget, samples=self.samples.count)
-        self.rungs = Rungs(target, budget, settings.ball, len(images))
+            bfloat16 = self.samples.bfloat16
+        self.rungs = Rungs(target, budget, settings.ball, len(images), bfloat16=bfloat16)
 
     def ladder(self) -> tuple[dict[str, Outcome], list[str]]:
         """Every rung that this target and budget allow, and remarks on the others."""
@@ -177,10 +182,7 @@ class _Run:
         elif different < wanted:
             remarks.append(f"draws: {wanted} an image, of which at most {different} are different")
         if self.samples is not None:
-            remarks.append(
-                f"samples: {self.samples.count} purifier passes a step, whose mean gradient has a cosine of "
-                f"{self.samples.cosine:.3f} to that of {REFERENCE}"
-            )
+            remarks.append(f"gradients: {self.samples}")
         return self.climber.ladder(steps), remarks
 
     def checks(self, outcomes: dict[str, Outcome]) -> tuple[tuple[Check, ...], tuple[AtEps, ...]]:
@@ -215,17 +217,36 @@ class _Run:
     def suspicion(self, outcomes: dict[str, Outcome]) -> Suspicion | None:
         """The ROC against blind images, and those that evade purifier and suspicion at once."""
         count = min(self.settings.budget.suspicion_images, len(self.images))
+        judge = self.target.judge
         if self.target.twin is None or "blind" not in outcomes or not count:
+            return None
+        if not isinstance(judge, EngineJudge | TorchJudge):
             return None
         evading = self.climber.climb(self.rungs.evade_both_step(count))
         attacked = {"blind": outcomes["blind"].adversarial[:count], "evade both": evading.adversarial}
         return suspicion.measure(
-            self.target.judge,
+            judge,
             outcomes["clean"].adversarial[:count],
             attacked,
             draws=self.draws,
             key=(self.settings.seed, "suspicion"),
         )
+
+    def confidence(self, outcomes: dict[str, Outcome]) -> Confidence | None:
+        """Calibration, and risk by coverage, clean and under blind and adaptive attacks."""
+        count = min(self.settings.budget.suspicion_images, len(self.images))
+        if self.target.twin is None or "blind" not in outcomes or not count:
+            return None
+        adaptive = [outcome for name, outcome in outcomes.items() if name not in ("clean", "blind")]
+        attacked = {name: outcomes[name].adversarial[:count] for name in ("clean", "blind")}
+        if adaptive:
+            strongest = self.climber.strongest([outcomes["clean"], *adaptive])
+            attacked["adaptive"] = strongest.adversarial[:count]
+        wanting = self.climber.climb(self.rungs.be_accepted_step(count))
+        attacked["adaptive, wants acceptance"] = wanting.adversarial
+        key = (self.settings.seed, "confidence")
+        labels = self.images.targets[:count]
+        return confidence.measure(self.target.judge, attacked, labels, draws=self.draws, key=key)
 
     def _samples(self) -> Samples | None:
         """How many passes a gradient takes; None where nothing is attacked by gradients or drawn."""
@@ -240,11 +261,12 @@ class _Run:
             ball=self.settings.ball,
             most=budget.samples,
             seed=self.settings.seed,
+            may_round=bfloat16_is_fast() and not isinstance(twin.purifier, EnginePurifier),
         )
 
 
-def _mean_of(twin: Defence, n_classes: int, samples: int) -> BankMean:
-    return BankMean(twin, n_classes=n_classes, samples=samples, mean=mean_log)
+def _mean_of(twin: Defence, n_classes: int, samples: int, *, bfloat16: bool) -> BankMean:
+    return BankMean(twin, n_classes=n_classes, samples=samples, mean=mean_log, bfloat16=bfloat16)
 
 
 def _worst(outcomes: dict[str, Outcome], images: Images) -> Worst | None:

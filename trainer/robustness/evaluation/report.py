@@ -63,6 +63,34 @@ class Suspicion(msgspec.Struct, frozen=True):
     roc: dict[str, Roc] = {}
 
 
+class Accepted(msgspec.Struct, frozen=True):
+    """Shares in [0, 1]: of answers that a threshold on the score accepts, and of errors among these."""
+
+    coverage: float
+    risk: float
+
+
+class AtThreshold(msgspec.Struct, frozen=True):
+    """What a threshold on the score accepts, by attack; ``clean`` is one of them."""
+
+    threshold: float
+    accepted: dict[str, Accepted]
+
+
+class Confidence(msgspec.Struct, frozen=True):
+    """Whether the score is a probability, and what refusing low scores gains.
+
+    Attributes:
+        images: of each kind.
+        error: expected calibration error in [0, 1], by attack.
+        thresholds: by rising coverage of clean images.
+    """
+
+    images: int
+    error: dict[str, float]
+    thresholds: tuple[AtThreshold, ...]
+
+
 class Mixture(msgspec.Struct, frozen=True):
     """What drawing at random gains over its own members, both measured on the twin.
 
@@ -143,6 +171,7 @@ class Report(msgspec.Struct, frozen=True):
     remarks: tuple[str, ...] = ()
     schema: int = SCHEMA
     engines: Engines | None = None
+    confidence: Confidence | None = None
 
     @property
     def failed_checks(self) -> list[Check]:

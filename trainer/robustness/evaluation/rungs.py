@@ -12,6 +12,7 @@ from trainer.models import Defence
 from trainer.robustness.attacks.arc import arc
 from trainer.robustness.attacks.autoattack import MIN_CLASSES, autoattack
 from trainer.robustness.attacks.ball import Ball
+from trainer.robustness.attacks.evasion import be_accepted, evade_both
 from trainer.robustness.attacks.gradient import pgd
 from trainer.robustness.attacks.losses import LOSSES
 from trainer.robustness.attacks.settled import patience_for
@@ -37,7 +38,6 @@ from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation import wording
 from trainer.robustness.evaluation.budgets import EVERY_SURVIVOR, Budget
 from trainer.robustness.evaluation.ladder import Attack, Batch, Step
-from trainer.robustness.evaluation.suspicion import evade_both
 
 PASSES = 128  # purifier passes that are differentiated at a time: half a gigabyte for the edge models
 QUERY_BATCH = 50
@@ -73,9 +73,15 @@ _MEANS = {"margin": mean_log, "cross-entropy": log_mean, "dlr": mean_log}  # by 
 
 
 class Rungs:
-    """The steps of a ladder on ``images`` images of one target."""
+    """The steps of a ladder on ``images`` images of one target.
 
-    def __init__(self, target: Target, budget: Budget, ball: Ball, images: int) -> None:
+    ``bfloat16`` is the number format of the attacks on the bank's mean.
+    """
+
+    def __init__(
+        self, target: Target, budget: Budget, ball: Ball, images: int, *, bfloat16: bool = False
+    ) -> None:
+        self.bfloat16 = bfloat16
         self.budget, self.ball, self.images = budget, ball, images
         self.judge, self.twin, self.n_classes = target.judge, target.twin, len(target.labels)
         self.fp32_twin = target.fp32_twin
@@ -84,7 +90,7 @@ class Rungs:
     def steps(self) -> tuple[list[Step], list[str]]:
         """The rungs that this budget and target allow, and a remark for each that was left out."""
         few = partial(Climb, loss="cross-entropy", images=self.few, extends=True)
-        makers = {
+        makers: dict[str, Callable[[], Step]] = {
             "clean": self._clean,
             "blind": self._blind,
             "transfer": self._transfer,
@@ -113,20 +119,20 @@ class Rungs:
             climb.images or self.images,
             max(1, PASSES // self.mean(self.budget.samples).samples),  # and so the same starting points
             says=wording.gradient(climb.loss, steps, model.samples, way),
-            made=(climb.loss, way, ball, steps, model.samples),
+            made=(climb.loss, way, ball, steps, model.samples, self.bfloat16),
             key=climb.key or name,
             extends=climb.extends,
         )
 
     def mean(self, samples: int, purify: Purify = full_gradient, mean: Mean = log_mean) -> BankMean:
         """The twin's mean over ``samples`` purifier passes."""
-        return BankMean(self._twin(), n_classes=self.n_classes, samples=samples, purify=purify, mean=mean)
+        return self._mean_of(self._twin(), samples, purify, mean)
 
     def one_draw_step(self, images: int) -> Step:
         """PGD on a single purifier and random input that never change: an attacker who forgets to average."""
         steps = self.budget.steps
         attack = self._ascent(Frozen(self.mean(1, mean=mean_log), seed=0), "margin")
-        says, made = wording.one_draw(steps), (self.ball, steps)
+        says, made = wording.one_draw(steps), (self.ball, steps, self.bfloat16)
         return Step("one draw", attack, images, PASSES, says=says, made=made, key="pgd-margin")
 
     def evade_both_step(self, images: int) -> Step:
@@ -134,8 +140,15 @@ class Rungs:
         steps, defended = self.budget.steps, self.mean(self.budget.samples, mean=mean_log)
         raw = Raw(self._twin(), n_classes=self.n_classes, mean=mean_log)
         attack = _on(partial(evade_both, defended, raw, ball=self.ball, steps=steps))
-        batch, made = max(1, PASSES // defended.samples), (self.ball, steps, defended.samples)
+        batch, made = max(1, PASSES // defended.samples), (self.ball, steps, defended.samples, self.bfloat16)
         return Step("evade both", attack, images, batch, made=made)
+
+    def be_accepted_step(self, images: int) -> Step:
+        """The attack that wants a wrong answer of a high score."""
+        steps, defended = self.budget.steps, self.mean(self.budget.samples)
+        attack = _on(partial(be_accepted, defended, ball=self.ball, steps=steps))
+        batch, made = max(1, PASSES // defended.samples), (self.ball, steps, defended.samples, self.bfloat16)
+        return Step("be accepted", attack, images, batch, made=made)
 
     def _clean(self) -> Step:
         return Step("clean", None, self.images, PASSES, says=wording.CLEAN)
@@ -150,10 +163,9 @@ class Rungs:
     def _transfer(self) -> Step:
         assert self.fp32_twin is not None
         steps = self.budget.steps
-        samples, n_classes = self.budget.samples, self.n_classes
-        model = BankMean(self.fp32_twin, n_classes=n_classes, samples=samples, mean=mean_log)
+        model = self._mean_of(self.fp32_twin, self.budget.samples, full_gradient, mean_log)
         attack = self._ascent(model, "margin", patience=patience_for(model.n_members))
-        batch, made = max(1, PASSES // model.samples), (self.ball, steps, model.samples)
+        batch, made = max(1, PASSES // model.samples), (self.ball, steps, model.samples, self.bfloat16)
         return Step("transfer", attack, self.images, batch, says=wording.transfer(steps), made=made)
 
     def _targeted(self) -> Step:
@@ -185,7 +197,7 @@ class Rungs:
         every = name == "apgd-t" or self.budget.survivors >= self.images
         survivors = EVERY_SURVIVOR if every else self.budget.survivors
         says = wording.on_survivors(name, made, None if every else survivors)
-        made_of = (self.ball, *made)
+        made_of = (self.ball, self.bfloat16, *made)
         return Step(name, attack, self.images, batch, says=says, made=made_of, survivors=survivors)
 
     def _why_not(self, name: str) -> str | None:
@@ -222,6 +234,11 @@ class Rungs:
             patience=patience,
         )
         return _on(attack)
+
+    def _mean_of(self, twin: Defence, samples: int, purify: Purify, mean: Mean) -> BankMean:
+        return BankMean(
+            twin, n_classes=self.n_classes, samples=samples, purify=purify, mean=mean, bfloat16=self.bfloat16
+        )
 
     def _twin(self) -> Defence:
         assert self.twin is not None

@@ -95,8 +95,8 @@ def roc_at(rates: Tensor, negatives: Tensor, positives: Tensor) -> Tensor:
 
     It is the highest such share, and between two thresholds' rates on the line between them.
     """
-    thresholds = torch.cat([negatives, positives]).unique().flip(0)
+    thresholds = torch.unique(torch.cat([negatives, positives])).flip(0)
     false, true = ((scores[:, None] >= thresholds).double().mean(0) for scores in (negatives, positives))
     origin = torch.zeros(1, dtype=torch.float64)
-    curve = [torch.cat([origin, shares]).numpy() for shares in (false, true)]
-    return torch.from_numpy(np.interp(rates.double().numpy(), *curve))
+    known, reached = (torch.cat([origin, shares]).numpy() for shares in (false, true))
+    return torch.from_numpy(np.interp(rates.double().numpy(), known, reached))

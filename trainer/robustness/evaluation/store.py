@@ -64,7 +64,8 @@ class Store:
         content, digest = stored[:-DIGEST_SIZE], stored[-DIGEST_SIZE:]
         if hashlib.sha256(content).digest() != digest:  # torch reads many a damaged file without a word
             return None
-        return torch.load(io.BytesIO(content), weights_only=True)
+        result: dict[str, Tensor] | None = torch.load(io.BytesIO(content), weights_only=True)
+        return result
 
     def save(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Keep ``tensors``, wholly or not at all: torch's format, and its sha256 behind it.
@@ -109,8 +110,10 @@ def syntax(code: str) -> str:
     """The syntax tree of a module without its docstrings."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
-        has_body = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if has_body and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             del node.body[0]
     return ast.dump(tree)
 

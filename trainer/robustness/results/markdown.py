@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.robustness.evaluation.budgets import BUDGETS
-from trainer.robustness.evaluation.report import Comparison, Mixture, Report, Rung
+from trainer.robustness.evaluation.report import Comparison, Confidence, Mixture, Report, Rung
 
 
 def render(report: Report) -> str:
@@ -61,11 +61,13 @@ def _ladder(report: Report) -> Iterator[str]:
 def _rest(report: Report) -> Iterator[str]:
     if report.checks:
         verdicts = {True: "passed", False: "**failed**", None: "–"}
-        rows = [(c.name, verdicts[c.passed], c.found, c.expected) for c in report.checks]
+        rows: list[tuple[object, ...]] = [
+            (c.name, verdicts[c.passed], c.found, c.expected) for c in report.checks
+        ]
         yield from _table("Checks for weak attacks", ("check", "verdict", "found", "expected"), rows)
     if report.by_eps:
         rows = [(_eps(report.norm, at.eps), at.figure) for at in report.by_eps]
-        yield from _table("Full-gradient attack by eps", ("eps", "expected accuracy"), rows)
+        yield from _table("Margin attack by eps", ("eps", "expected accuracy"), rows)
     yield from _baselines(report)
     if report.mixture is not None:
         yield from _mixture(report.mixture)
@@ -73,13 +75,15 @@ def _rest(report: Report) -> Iterator[str]:
         rows = [(name, f"{area:.3f}") for name, area in report.suspicion.area.items()]
         title = f"Suspicion, area under the ROC ({report.suspicion.images} images)"
         yield from _table(title, ("against", "area"), rows)
+    if report.confidence is not None:
+        yield from _confidence(report.confidence)
     if report.comparison is not None:
         yield from _comparison(report, report.comparison)
 
 
 def _rungs(rungs: Sequence[Rung]) -> Iterator[str]:
     draws = rungs[0].counts.draws
-    header = [
+    header: list[object] = [
         "attack",
         "expected accuracy",
         f"all of {draws} draws",
@@ -87,7 +91,7 @@ def _rungs(rungs: Sequence[Rung]) -> Iterator[str]:
         "images",
         "seconds",
     ]
-    rows = [
+    rows: list[list[object]] = [
         [
             r.name,
             r.counts.expected,
@@ -119,6 +123,18 @@ def _mixture(mixture: Mixture) -> Iterator[str]:
     yield from _table(title, ("defence, under the strongest attack on it", "expected accuracy"), rows)
     yield "The attacks are the same for all: one on the mean of the draws, and one on each member."
     yield ""
+
+
+def _confidence(confidence: Confidence) -> Iterator[str]:
+    names = list(confidence.error)
+    rows = [("calibration error", *(f"{100 * error:.1f} %" for error in confidence.error.values()))]
+    for at in confidence.thresholds:
+        clean = round(100 * at.accepted["clean"].coverage)
+        if clean % 20 == 0:
+            cells = [f"{100 * a.risk:.1f} % of {100 * a.coverage:.0f} %" for a in at.accepted.values()]
+            rows.append((f"errors among answers of a score from {at.threshold:.2f} on", *cells))
+    title = f"Scores: how often an answer is wrong, and how many are accepted ({confidence.images} images)"
+    yield from _table(title, ("", *names), rows)
 
 
 def _comparison(report: Report, other: Comparison) -> Iterator[str]:

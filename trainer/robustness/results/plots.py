@@ -15,15 +15,17 @@ from sdk.files import replacing
 from trainer.data import keyed_generator
 from trainer.models import Defence
 from trainer.robustness.evaluation.ladder import Outcome
-from trainer.robustness.evaluation.report import Report, Suspicion
+from trainer.robustness.evaluation.report import Confidence, Report, Suspicion
 
 EXAMPLES = 8
 GREY = "#8a8a8a"
+COLORS = ("#2b6cb0", GREY, "#c23b22", "#7b341e")
+MARKED = 0.6  # coverage of clean images
 
 
 def draw(report: Report, outcomes: dict[str, Outcome], twin: Defence | None, folder: Path) -> list[Path]:
-    """Write ``ladder.png`` and, where they were measured, ``eps.png``, ``suspicion.png`` and ``examples.png``
-    into ``folder``.
+    """Write ``ladder.png`` into ``folder``, and what was measured of ``eps.png``, ``suspicion.png``,
+    ``coverage.png`` and ``examples.png``.
 
     Raises:
         EdgePurifyError: matplotlib is not installed.
@@ -34,6 +36,8 @@ def draw(report: Report, outcomes: dict[str, Outcome], twin: Defence | None, fol
         figures["eps.png"] = _by_eps(pyplot, report)
     if report.suspicion is not None and report.suspicion.roc:
         figures["suspicion.png"] = _roc(pyplot, report.suspicion)
+    if report.confidence is not None:
+        figures["coverage.png"] = _coverage(pyplot, report.confidence)
     attacked = [outcome for name, outcome in outcomes.items() if name != "clean"]
     if twin is not None and attacked:
         figures["examples.png"] = _examples(pyplot, outcomes["clean"], attacked[-1], twin)
@@ -75,7 +79,7 @@ def _by_eps(pyplot: Any, report: Report) -> Any:
     axes.set_ylim(0, 100)
     axes.set_xlabel(f"eps, {report.norm}, images in [0, 1]")
     axes.set_ylabel("expected accuracy, %")
-    axes.set_title("full-gradient attack")
+    axes.set_title("margin attack")
     return figure
 
 
@@ -93,6 +97,26 @@ def _roc(pyplot: Any, suspicion: Suspicion) -> Any:
     axes.set_ylabel("attacked images that are suspected, %")
     axes.set_title(f"suspicion, {suspicion.images} images of each kind")
     axes.legend(loc="lower right")
+    return figure
+
+
+def _coverage(pyplot: Any, confidence: Confidence) -> Any:
+    """Risk against coverage by attack; a dot is at the threshold that accepts ``MARKED`` of clean images."""
+    figure, axes = pyplot.subplots(figsize=(6, 4.5))
+    for name, color in zip(confidence.error, COLORS, strict=False):
+        points = [at.accepted[name] for at in confidence.thresholds]
+        axes.plot([100 * p.coverage for p in points], [100 * p.risk for p in points], color=color, label=name)
+        marked = min(confidence.thresholds, key=lambda at: abs(at.accepted["clean"].coverage - MARKED))
+        point = marked.accepted[name]
+        axes.plot(100 * point.coverage, 100 * point.risk, marker="o", color=color)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("accepted answers, %")
+    axes.set_ylabel("wrong among the accepted, %")
+    axes.set_title(
+        f"min-score ({confidence.images} images); dots accept {100 * MARKED:.0f} % of clean images"
+    )
+    axes.legend()
     return figure
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from sdk.bundle import Bundle, File, sha256_of, write_manifest
+from sdk.bundle.manifest import Calibration
 from sdk.bundle.sections import with_section
 from sdk.bundle.signature import sign_again
 from sdk.errors import BundleError, UsageError
@@ -79,6 +80,21 @@ def record_into_bundle(record: Record, bundle: Bundle) -> None:
         path = bundle.folder / RECORD
         write_atomically(path, to_bytes(record))
         changes["robustness"] = File(RECORD, sha256_of(path))
+
+
+def calibrate_bundle(bundle: Bundle, temperature: float, says: str) -> None:
+    """Give ``bundle`` on disk a temperature for its scores, and its model card the words ``says``.
+
+    Raises:
+        BundleError: the folder can't be written.
+    """
+    with _writing(bundle) as changes:
+        changes["calibration"] = Calibration(temperature)
+        if bundle.manifest.card is not None:
+            path = bundle.path(bundle.manifest.card)
+            card = path.read_text(encoding="utf-8")
+            write_atomically(path, with_section(card, "calibration", f"{says}\n", after="## Measured"))
+            changes["card"] = File(bundle.manifest.card.file, sha256_of(path))
 
 
 def with_report(card: str, report: Report) -> str:

@@ -135,7 +135,8 @@ def images_of(record: Record, dataset: DataSet, where: str) -> Images:
 def attacked(record: Record, rung: str, images: Images) -> Tensor:
     """The first of the record's ``images`` as ``rung`` left them: float32 (n, 3, H, W) in [0, 1]."""
     steps = record.perturbations[rung]
-    return (images.pixels[: len(steps)].short() + steps).clamp(0, 255).float() / 255
+    result: Tensor = (images.pixels[: len(steps)].short() + steps).clamp(0, 255).float() / 255
+    return result
 
 
 def to_bytes(record: Record) -> bytes:
@@ -149,7 +150,7 @@ def to_bytes(record: Record) -> bytes:
     for precision, by_rung in record.chances.items():
         arrays |= {f"chance/{precision}/{rung}": shares.numpy() for rung, shares in by_rung.items()}
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
@@ -194,7 +195,7 @@ def _chance(record: Record, rung: str, judge: Judge, images: Images) -> Tensor:
     pixels, header = attacked(record, rung, images), record.header
     answers = [
         judge.probabilities(part, draws=header.draws, key=(header.seed, "gate"), first=BATCH * place)
-        for place, part in enumerate(pixels.split(BATCH))
+        for place, part in enumerate(torch.split(pixels, BATCH))
     ]
     return chance(torch.cat(answers, dim=1).argmax(-1), images.targets[: len(pixels)])
 
@@ -209,4 +210,4 @@ def _whole_steps(adversarial: Tensor, clean: Tensor, ball: Ball) -> Tensor:
 
 
 def _hash(pixels: Tensor) -> str:
-    return hashlib.sha256(pixels.contiguous().numpy()).hexdigest()
+    return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from trainer.data import keyed_generator
 from trainer.robustness.attacks.ball import Ball
-from trainer.robustness.evaluation.checks import (
+from trainer.robustness.evaluation.diagnostics.checks import (
     LARGE_EPS,
     LARGE_FACTOR,
     Evidence,

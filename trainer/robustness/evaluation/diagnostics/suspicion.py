@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 
 from sdk.suspicion import suspicion as disagreement
-from trainer.robustness.attacks.ball import Ball
-from trainer.robustness.attacks.gradient import pgd
-from trainer.robustness.attacks.losses import margin
 from trainer.robustness.defences.judges import EngineJudge, Key, TorchJudge
-from trainer.robustness.defences.surrogates import Model
 from trainer.robustness.evaluation.report import Roc, Suspicion
 from trainer.robustness.evaluation.statistics import roc_area, roc_at
 
@@ -48,49 +44,3 @@ def suspicion(judge: EngineJudge | TorchJudge, images: Tensor, *, draws: int, ke
     drawn = judge.drawn_classifiers(len(images), draws=draws, key=key)  # (draws, B)
     raw = judge.raw_probabilities(images)[drawn, torch.arange(len(images))]  # (draws, B, n_classes)
     return torch.from_numpy(disagreement(raw.numpy(), purified[None].numpy()))
-
-
-def evade_both(
-    defended: Model,
-    raw: Model,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    ball: Ball,
-    steps: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """PGD on the margin of one wrong class, for the defence and for the bare classifiers at once, so that
-    they agree.
-
-    The class is the defence's second guess of the clean image.
-    """
-    with torch.no_grad():
-        guesses = defended(images, generator)
-    target = guesses.scatter(1, labels[:, None], -torch.inf).argmax(1)
-
-    def towards(logits: Tensor, labels: Tensor) -> Tensor:
-        return -margin(logits, target)
-
-    return pgd(
-        _Both(defended, raw),
-        images,
-        labels,
-        ball=ball,
-        steps=steps,
-        generator=generator,
-        falling=True,
-        keep_best=True,
-        loss=towards,
-    )
-
-
-class _Both:
-    """The mean of two models' log-probabilities: high for a class only where both give it a chance."""
-
-    def __init__(self, first: Model, second: Model) -> None:
-        self.models = (first, second)
-        self.n_classes = first.n_classes
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.stack([model(images, generator) for model in self.models]).mean(0)

@@ -55,7 +55,8 @@ class Member:
         return self(images).exp().expand(draws, -1, -1)
 
     def raw_probabilities(self, images: Tensor) -> Tensor:
-        return self.bank.defence.classifier.all_logits(images).softmax(-1)
+        result: Tensor = self.bank.defence.classifier.all_logits(images).softmax(-1)
+        return result
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _exact_chance(bank: BankMean, images: Tensor, labels: Tensor, key: Key) -> T
     size = max(1, BATCH // bank.samples)
     parts = [
         (bank.members(pixels, keyed_generator(*key, place)).argmax(-1) == truth).double().mean(0)
-        for place, (pixels, truth) in enumerate(zip(images.split(size), labels.split(size), strict=True))
+        for place, (pixels, truth) in enumerate(
+            zip(torch.split(images, size), torch.split(labels, size), strict=True)
+        )
     ]
     return torch.cat(parts)

@@ -38,7 +38,8 @@ def undefended(images: Tensor) -> Tensor:
 def bit_depth(images: Tensor) -> Tensor:
     """Rounded to ``BITS`` bits a channel."""
     levels = 2**BITS - 1
-    return (images * levels).round() / levels
+    result: Tensor = (images * levels).round() / levels
+    return result
 
 
 def jpeg(images: Tensor) -> Tensor:
@@ -128,4 +129,5 @@ def _jpeg(image: np.ndarray) -> np.ndarray:
     )  # HxWx3 BGR
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None
     return np.ascontiguousarray(decoded.transpose(2, 0, 1)[::-1]).astype(np.float32) / 255
