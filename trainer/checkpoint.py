@@ -1,6 +1,6 @@
 """Checkpoints: one torch file with the weights, their average, and all that an exact resume needs.
 
-``save`` is atomic.  ``load_defence`` gives the averaged weights as a defence that is ready to evaluate or
+``save`` is atomic. ``load_defence`` gives the averaged weights as a defence that is ready to evaluate or
 export.
 """
 
@@ -63,7 +63,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
         raise CheckpointError(
-            f"checkpoint {path}: can't be written: {reason}; free some space and --resume"
+            f"checkpoint {path}: can't be written: {reason}", hint="free some space and --resume"
         ) from None
 
 
@@ -75,7 +75,8 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(
-            f"checkpoint {path}: no such file; 'edge-train fit' writes last.pt and best.pt in its --out"
+            f"checkpoint {path}: no such file",
+            hint="'edge-train fit' writes last.pt and best.pt in its --out",
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -83,8 +84,8 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path}: can't be read: {error.strerror or error}") from None
     except Exception as error:  # of any kind, by what the file holds; and torch's advice is to trust it
         raise CheckpointError(
-            f"checkpoint {path}: not readable as a torch file ({type(error).__name__}); "
-            "expected a checkpoint of 'edge-train fit'"
+            f"checkpoint {path}: not readable as a torch file ({type(error).__name__})",
+            hint="expected a checkpoint of 'edge-train fit'",
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
@@ -118,16 +119,18 @@ def load_defence(path: Path, *, trust_code: bool = False, known_factory: str | N
         defence = build(config.model, seed=config.seed)
         defence.load_state_dict(state["averaged"])
     except UsageError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(error.what, hint=error.hint) from None
     except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"checkpoint {path}: {str(error).splitlines()[0]}; train it anew") from None
+        raise CheckpointError(
+            f"checkpoint {path}: {str(error).splitlines()[0]}", hint="train it again"
+        ) from None
     finish(defence)
     return Loaded(defence, configs.to_dict(config), tuple(state["labels"]), dict(state["provenance"]))
 
 
 @torch.no_grad()
 def finish(defence: Defence) -> None:
-    """Make averaged weights fit to ship: eval mode, FP16-representable values, derived constants anew.
+    """Make averaged weights fit to ship: eval mode, FP16-representable values, derived constants updated.
 
     The rounding lets the twin be stored in half the space and cast up exactly.
     """

@@ -44,7 +44,7 @@ def difference(arm: Sequence[Outcome], full: Sequence[Outcome], rung: str) -> Di
     """``arm`` less ``full``, paired: image by image, and seed by seed (an equal number, in the same order).
 
     The interval's half width is that over images, of the difference averaged over the seeds, and that over
-    seeds, of the difference averaged over the images, at right angles.  The latter is by Student's t, as few
+    seeds, of the difference averaged over the images, at right angles. The latter is by Student's t, as few
     seeds say little of how much seeds vary; with one seed it is unknown, and left out.
     """
     gains = 100 * torch.stack([a.chances(rung) - f.chances(rung) for a, f in zip(arm, full, strict=True)])

@@ -102,8 +102,8 @@ class Task:
             return None
         if outcome.config != self.variant.config:
             raise UsageError(
-                f"--out {self.folder.parent}: {self.folder.name} holds a run of another config; "
-                "give that config, or another --out"
+                f"--out {self.folder.parent}: {self.folder.name} holds a run of another config",
+                hint="give that config, or another --out",
             )
         is_whole = all(len(outcome.right.get(rung, ())) == self.images for rung in RUNGS)
         return outcome if is_whole else None

@@ -3,7 +3,7 @@
 A few steps of the loop are timed by turns with the same steps *bare*, so that a busy machine slows both:
 
 * the loop: loading, augmentation, draws, the objective (an adversarial recipe's attack is part of it) and its
-  backward pass, optimizer, schedule, the average of the weights, progress, saves.  Validation comes once an
+  backward pass, optimizer, schedule, the average of the weights, progress, saves. Validation comes once an
   epoch and isn't counted;
 * bare: the objective and its backward pass alone, so the same forward and backward passes in the same model,
   precision and layout, on random tensors that lie ready.
@@ -154,8 +154,8 @@ def gate(report: Report) -> None:
     if report.ratio < report.ratio_bound:
         raise GateError(
             f"{report.config}: expected the loop at {report.ratio_bound} of the bare rate or above, got "
-            f"{report.ratio:.3f} ({report.images_per_s:.0f} of {report.bare_images_per_s:.0f} images/s); "
-            "measure again on a machine with nothing else to do"
+            f"{report.ratio:.3f} ({report.images_per_s:.0f} of {report.bare_images_per_s:.0f} images/s)",
+            hint="measure again on a machine with nothing else to do",
         )
 
 
@@ -248,8 +248,8 @@ def interleave(
     except StopIteration:  # the end of a run
         if not all(times.values()):
             raise UsageError(
-                f"the run ends within {(1 + WARM_UP_ROUNDS) * STEPS_PER_ROUND} steps, too few to be timed; "
-                "make optimizer.epochs larger, or optimizer.batch_size smaller"
+                f"the run ends within {(1 + WARM_UP_ROUNDS) * STEPS_PER_ROUND} steps, too few to be timed",
+                hint="make optimizer.epochs larger, or optimizer.batch_size smaller",
             ) from None
     return times
 

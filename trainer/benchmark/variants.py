@@ -1,6 +1,6 @@
 """Which way to run a config is fastest here: precision, layout, compiled or not, one process or two.
 
-Variants of one process take turns, a few steps each.  Processes can't: each number of them is measured in a
+Variants of one process take turns, a few steps each. Processes can't: each number of them is measured in a
 program of its own, one with all cores, two that share them, and both again.
 """
 

@@ -96,7 +96,7 @@ class Optimizer(Section, frozen=True):
 
 
 class Loss(Section, frozen=True):
-    """Weights of the loss's terms; 0 switches a term off.  See ``trainer.objectives``."""
+    """Weights of the loss's terms; 0 switches a term off. See ``trainer.objectives``."""
 
     label_smoothing: Share = 0.1
     reconstruction: Weight = 4.0
@@ -193,7 +193,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
-            f"config {path}: {error.strerror}; configs of this project lie in trainer/configs/"
+            f"config {path}: {error.strerror}", hint="configs of this project lie in trainer/configs/"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path}: not TOML: {error}") from None

@@ -1,4 +1,4 @@
-"""What is wrong with a config, in a line: the key, what was expected with all choices, and what was got.
+"""Error messages for configs: the key, what was expected with all choices, and what was given, in a line.
 
 msgspec's messages lack one or the other; this completes them.
 """

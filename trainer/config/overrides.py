@@ -1,6 +1,6 @@
-"""``--set section.key=value``: keys of a config that are changed before it is validated.
+"""``--set section.key=value``: change keys of a config before it is validated.
 
-The value is read as TOML, a bare word as a string.  Another ``model.family`` leaves the file's purifier out.
+The value is read as TOML, a bare word as a string. Another ``model.family`` leaves the file's purifier out.
 """
 
 from __future__ import annotations

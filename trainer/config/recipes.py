@@ -50,8 +50,8 @@ class AdversarialRecipe(Section, frozen=True, tag_field="kind", tag="adversarial
 class MaskedRecipe(Section, frozen=True, tag_field="kind", tag="masked"):
     """MAEP's first two stages: attacked images are brought back to the clean ones, some patches masked.
 
-    The attack is PGD on the classifier alone.  It comes from ``bank``, a file of ``edge-train bank``;
-    if none is named, it is made anew in every step, and for validation.  The second stage trains adapters
+    The attack is PGD on the classifier alone. It comes from ``bank``, a file of ``edge-train bank``;
+    if none is named, it is made in every step, and for validation. The second stage trains adapters
     only, without masking.
     """
 

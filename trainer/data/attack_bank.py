@@ -1,7 +1,7 @@
 """Attack banks: one perturbation for every training image, computed once and stored as int8.
 
 A purifier that is trained against attacks on a **frozen** classifier meets the same attack in every epoch,
-so the attack need not be made again.  A perturbation is stored in steps of 1/255, what an attacked 8-bit
+so the attack need not be made again. A perturbation is stored in steps of 1/255, what an attacked 8-bit
 image can hold.
 """
 
@@ -82,16 +82,17 @@ class Bank:
                 )
         except FileNotFoundError:
             raise DataError(
-                f"bank {path}: no such file; 'edge-train bank CHECKPOINT --data DIR --out FILE' makes one"
+                f"bank {path}: no such file",
+                hint="'edge-train bank CHECKPOINT --data DIR --out FILE' makes one",
             ) from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
-                f"bank {path}: not readable as a bank: {' '.join(str(error).split())}; make it anew"
+                f"bank {path}: not readable as a bank: {' '.join(str(error).split())}", hint="make it again"
             ) from None
         if perturbations.dtype != np.int8 or perturbations.ndim != 4:
             raise DataError(
-                f"bank {path}: expected int8 (N, 3, H, W), got {perturbations.dtype} {perturbations.shape}; "
-                "make it anew"
+                f"bank {path}: expected int8 (N, 3, H, W), got {perturbations.dtype} {perturbations.shape}",
+                hint="make it again",
             )
         return bank
 
@@ -104,7 +105,8 @@ class Bank:
         if digest_of(images) != self.digest:
             raise DataError(
                 f"the bank's {len(self.perturbations)} perturbations were made for other images than these "
-                f"{len(images)}; make a bank for this data set"
+                f"{len(images)}",
+                hint="make a bank for this data set",
             )
         pixels = (images.pixels.short() + self.perturbations).clamp(0, 255).to(torch.uint8)
         return replace(images, pixels=pixels)
@@ -166,7 +168,7 @@ def split_for(recipe: Recipe, images: DataSet, n_validation: int) -> tuple[DataS
         return split_validation(images, n_validation)
     if not isinstance(images, Images):
         raise DataError(
-            f"recipe.bank {recipe.bank}: a bank is for images in memory; leave it out for folders"
+            f"recipe.bank {recipe.bank}: a bank is for images in memory", hint="leave it out for folders"
         )
     return split(images, Bank.load(Path(recipe.bank)), n_validation)
 

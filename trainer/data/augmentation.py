@@ -1,4 +1,4 @@
-"""Augmentation, drawn for each image of a batch on its own and done for all of them in one gather."""
+"""Data augmentation: a random shift and mirroring of each image, applied to a batch in one gather."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data sets that a config can name: how each is opened, fetched, and checked."""
+"""Data sets by name: open, fetch and check each."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def check(name: str, folder: Path, *, on_progress: OnProgress = lambda what, don
     if name in IN_MEMORY and images != IN_MEMORY[name].images:
         expected = IN_MEMORY[name].images
         raise DataError(
-            f"{name} in {folder}: expected {_counts(expected)}, got {_counts(images)}; "
-            f"remove it and run 'edge-train data {name} --to {folder}'"
+            f"{name} in {folder}: expected {_counts(expected)}, got {_counts(images)}",
+            hint=f"remove it and run 'edge-train data {name} --to {folder}'",
         )
     return Contents(images, len(dataset.labels))
 

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the trainer, and the kind that fits in memory."""
+"""Interface of data sets, the kind that is held in memory, and the validation split."""
 
 from __future__ import annotations
 

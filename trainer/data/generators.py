@@ -1,7 +1,7 @@
-"""Random numbers of a run: each stream depends on its key alone.
+"""Random generators of a run: each stream depends on its key alone.
 
 Every random number comes from ``keyed_generator``, for a whole global batch at once, of which each process
-takes its rows.  So a resumed run repeats an unbroken one, and the number of processes does not change what is
+takes its rows. So a resumed run repeats an unbroken one, and the number of processes does not change what is
 drawn.
 """
 

@@ -1,4 +1,4 @@
-"""The training loop: epochs of updates, each validated and saved; exact resume, any number of processes.
+"""Training loop: each epoch is trained, validated and saved; resuming is exact, for any number of processes.
 
 A run is a function of its config and data, so one that was killed and resumed equals an unbroken one.
 """
@@ -102,7 +102,7 @@ def _soft_targets(config: Config, training: DataSet) -> OpenedTargets | None:
 def _prepare_folder(out: Path, resume: bool) -> None:
     if not resume and (out / "last.pt").exists():
         raise UsageError(
-            f"--out {out}: it holds a run; add --resume to go on with it, or give another folder"
+            f"--out {out}: it holds a run", hint="add --resume to go on with it, or give another folder"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How weights move: the optimizer, its schedule, and the average of the weights that is kept."""
+"""Optimizer, learning-rate schedule, and exponential moving average of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run is: its position, speed, time left and figures."""
+"""Progress of a run: step, throughput, time left, averaged terms and validation figures."""
 
 from __future__ import annotations
 

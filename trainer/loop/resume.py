@@ -1,4 +1,4 @@
-"""Whether a saved state belongs to the run that is about to continue from it."""
+"""Check that a checkpoint belongs to the run that resumes from it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ def check_same_run(
     """
     # decoded, so that a run goes on which began before the config had a key that it has now
     if configs.from_dict(state["config"], where=f"checkpoint {out / 'last.pt'}") != config:
-        raise UsageError(f"--resume: {out} holds a run of another config; give that one, or another --out")
+        raise UsageError(
+            f"--resume: {out} holds a run of another config", hint="give that one, or another --out"
+        )
     n_images, digest = len(training), data_digest
     # likewise, before checkpoints had the digest
     if (state["provenance"]["training_images"], state.get("data", digest)) != (n_images, digest):
         raise UsageError(
-            f"--resume: --data holds other training images than the run in {out} began with; "
-            "give those, or another --out"
+            f"--resume: --data holds other training images than the run in {out} began with",
+            hint="give those, or another --out",
         )
 
 

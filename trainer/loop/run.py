@@ -1,4 +1,4 @@
-"""The state of a training run, and what moves it: a step, an epoch's steps, a save, a return to one.
+"""State of a training run, and its operations: train a step or an epoch, validate, save, load, roll back.
 
 Each step's random numbers are keyed by (seed, epoch, step) and drawn for the global batch, of which every
 process takes its rows.
@@ -251,7 +251,8 @@ class Run:
         if self.step == before:
             raise TrainingError(
                 f"{self.out}: robust accuracy collapsed again from step {self.step} on, with {steps} attack "
-                "steps; lower optimizer.learning_rate or recipe.eps, and begin anew in another --out"
+                "steps",
+                hint="lower optimizer.learning_rate or recipe.eps, and start again in another --out",
             )
         self.rolled_back_to = self.step
         self.plain_objective.attack_steps = steps + 1
@@ -345,8 +346,9 @@ class Run:
 
     def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
-            f"{self.out}: step {self.step}: {what}; lower optimizer.learning_rate or "
-            "optimizer.purifier_learning_rate, and begin anew in another --out"
+            f"{self.out}: step {self.step}: {what}",
+            hint="lower optimizer.learning_rate or "
+            "optimizer.purifier_learning_rate, and start again in another --out",
         )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""TensorBoard: the loss's terms, the validation figures, and pictures of what the purifier does."""
+"""TensorBoard logging: the loss's terms, the validation figures, and images before and after purification."""
 
 from __future__ import annotations
 

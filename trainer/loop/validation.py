@@ -1,4 +1,4 @@
-"""What a run is steered by: accuracy on the held-out training images, clean and under a short attack."""
+"""Validation: accuracy on the held-out training images, clean and under a short attack."""
 
 from __future__ import annotations
 

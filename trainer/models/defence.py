@@ -1,4 +1,4 @@
-"""The defence as one differentiable model: a bank of purifiers, of any family, before a diverse classifier.
+"""The defence as one differentiable model: a bank of purifiers, of any family, then a diverse classifier.
 
 The draw is an argument of every forward pass, never taken inside it, so that an attack, a training step and
 a test can each hold it fixed, average over it, or enumerate it.

@@ -1,4 +1,4 @@
-"""A classifier of one's own, by import path: ``package.module:factory``."""
+"""User-defined classifiers, given by import path: ``package.module:factory``."""
 
 from __future__ import annotations
 

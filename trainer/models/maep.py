@@ -1,15 +1,15 @@
 """MAEP's purifier: a vision transformer that is a masked autoencoder.
 
 A reconstruction from the abstract and reviews of the masked autoencoder purifier (arXiv 2501.16904), which
-name a ViT masked autoencoder and a masking ratio of 0.5 in training and none at inference.  What stands
+name a ViT masked autoencoder and a masking ratio of 0.5 in training and none at inference. What stands
 here:
 
-* The image is cut into N square patches.  The encoder sees the kept ones alone; the decoder sees those, and
+* The image is cut into N square patches. The encoder sees the kept ones alone; the decoder sees those, and
   a learned token in each masked place (He et al., 'Masked autoencoders are scalable vision learners', CVPR
   2022).
-* The decoder's answer is a *change* of a kept patch, and the whole of a masked one.  Its last layer starts
+* The decoder's answer is a *change* of a kept patch, and the whole of a masked one. Its last layer starts
   at zero, so that an untrained purifier gives kept patches back as they are, and grey for masked ones.
-* Which patches are kept is an argument: the random input of a draw.  All of them kept is the paper's
+* Which patches are kept is an argument: the random input of a draw. All of them kept is the paper's
   inference.
 
 With 32 x 32 images, patches of 4 and the sizes below: 64 tokens, 1.20 M parameters, 83 M

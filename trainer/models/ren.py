@@ -2,7 +2,7 @@
 
 A reconstruction from the abstract of 'Adversarial purification using random encoding networks' (Applied Soft
 Computing 183, 113604, 2025), which names the two parts, adversarial sparse coding inside and a dynamic random
-mechanism outside, and nothing of their architecture.  What stands here:
+mechanism outside, and nothing of their architecture. What stands here:
 
 * One convolutional dictionary D of unit-norm atoms, initialized as two orthonormal bases of a patch.
 * A sub-encoder i is a **sub-dictionary**: a fixed random subset S_i of the atoms with thresholds of its own.
@@ -181,7 +181,7 @@ def sparse_purify(
 ) -> tuple[Tensor, Tensor]:
     """Unrolled ISTA on ``atoms`` and the image it decodes to; see the module's docstring.
 
-    ``active`` and ``threshold`` are (B or 1, A, 1, 1); without a threshold nothing is shrunk.  The first step
+    ``active`` and ``threshold`` are (B or 1, A, 1, 1); without a threshold nothing is shrunk. The first step
     starts from z = 0 and so needs no synthesis.
     """
 

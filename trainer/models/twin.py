@@ -1,4 +1,4 @@
-"""The twin: a bundle's defence in torch, what a white-box attacker differentiates and engines are held to."""
+"""The twin: a bundle's defence in torch, for white-box attacks and for comparison with the engines."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def _refuse_foreign_code(bundle: Bundle, model: Model) -> None:
     if model.classifier.kind == "module":
         raise BundleError(
             f"bundle {bundle.folder}: its twin's classifier is {model.classifier.factory!r}, code that "
-            "reading it would run; take the checkpoint that it was exported from"
+            "reading it would run",
+            hint="take the checkpoint that it was exported from",
         )
 
 

@@ -1,6 +1,6 @@
-"""What a training step minimizes, as modules: (images, labels, draw, noise, …) -> loss and detached terms.
+"""Training objectives, as modules: (images, labels, draw, noise, …) -> loss and detached terms.
 
-An objective holds the defence, so that data-parallel training wraps both in one module.  Its arguments:
+An objective holds the defence, so that data-parallel training wraps both in one module. Its arguments:
 
 * images: float32 (B, 3, H, W) in [0, 1], or (B, 6, H, W) with a bank's attacked ones behind them;
 * labels: int64 (B,); draw: B draws;

@@ -15,8 +15,8 @@ from trainer.objectives.objective import LossAndTerms, Objective
 class AtopObjective(Objective):
     """Cross-entropy of attacked, purified images by a frozen classifier, and their l1 distance to the clean.
 
-    The attack goes through purifier and classifier under the same draw.  The whole purifier learns; adapters
-    alone are too few to withstand such an attack.  The first ``clean_share`` of a batch stays clean.
+    The attack goes through purifier and classifier under the same draw. The whole purifier learns; adapters
+    alone are too few to withstand such an attack. The first ``clean_share`` of a batch stays clean.
 
     ``attack_steps`` is the recipe's until the collapse guard raises it.
     """

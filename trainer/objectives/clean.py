@@ -17,9 +17,9 @@ class CleanObjective(Objective):
     """Cross-entropy of purified images, with sparse codes that resist a label-free adversary.
 
     'Adversarial sparse coding' is read as an adversary of the **code**: x' = x + delta, |delta| <= eps,
-    maximizes ||z(x') - z(x)||_1 through the drawn sub-encoder alone, in one step from a random start.  It
-    sees neither labels nor classifier.  The purifier is asked to bring both x and x' back to x, and z(x')
-    back to z(x).  Only the first share of a batch is attacked; the classifier sees those repaired, the last
+    maximizes ||z(x') - z(x)||_1 through the drawn sub-encoder alone, in one step from a random start. It
+    sees neither labels nor classifier. The purifier is asked to bring both x and x' back to x, and z(x')
+    back to z(x). Only the first share of a batch is attacked; the classifier sees those repaired, the last
     share raw, and the rest purified.
     """
 

@@ -20,7 +20,7 @@ def code_change(code: Tensor, reference: Tensor) -> Tensor:
 def diversity(logits: Tensor, labels: Tensor, *, alpha: float = 2.0, beta: float = 0.5) -> Tensor:
     """Adaptive diversity promotion (Pang et al., ICML 2019), to be **minimized**: -(alpha H + beta log det).
 
-    H is the entropy of the mean prediction.  The determinant is of the Gram matrix of the members' normalized
+    H is the entropy of the mean prediction. The determinant is of the Gram matrix of the members' normalized
     predictions without the true class, the squared volume that they span: 1 when orthogonal, 0 when two
     agree.
 

@@ -1,4 +1,4 @@
-"""MAEP's first two stages: masked reconstruction and purification in one."""
+"""MAEP's first two stages: masked reconstruction and purification in one loss."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class MaskedObjective(Objective):
     """l1 distance of purified attacked images from the clean ones, of kept patches and of masked ones.
 
     A loss on masked patches alone, as in He et al., would leave the answer to kept ones undefined, and
-    these are what a purifier shows.  The masked share takes turns through the recipe's, by the step's
-    number, so that every process and micro-batch of a step has the same number of tokens.  Images were
+    these are what a purifier shows. The masked share takes turns through the recipe's, by the step's
+    number, so that every process and micro-batch of a step has the same number of tokens. Images were
     attacked through the classifier, blind to the purifier; the first ``clean_share`` of a batch stays
-    clean, lest clean images be 'repaired'.  The classifier is frozen.
+    clean, so that clean images are not changed. The classifier is frozen.
     """
 
     def __init__(self, defence: Defence, recipe: MaskedRecipe, weights: Loss) -> None:

@@ -30,7 +30,9 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         _extract(archive, scratch)
         if not (scratch / folder.name).is_dir():
-            raise DataError(f"{archive}: expected a folder {folder.name} in it, found none; get it again")
+            raise DataError(
+                f"{archive}: expected a folder {folder.name} in it, found none", hint="get it again"
+            )
         (scratch / folder.name).replace(folder)
     finally:
         shutil.rmtree(scratch)
@@ -44,20 +46,22 @@ def _extract(archive: Path, into: Path) -> None:
             while stream.read(_CHUNK_BYTES):  # to the end, where gzip's checksum is
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
-        raise DataError(f"{archive}: cut short or damaged ({error}); get it again") from None
+        raise DataError(f"{archive}: cut short or damaged ({error})", hint="get it again") from None
 
 
 def _extract_member(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
     path, as_windows = PurePosixPath(member.name), PureWindowsPath(member.name)
     if path.anchor or as_windows.anchor or ".." in as_windows.parts:  # Windows takes either slash
-        raise DataError(f"{archive}: its member {member.name!r} leads outside of it; don't use this archive")
+        raise DataError(
+            f"{archive}: its member {member.name!r} leads outside of it", hint="don't use this archive"
+        )
     if member.isdir():
         (into / path).mkdir(parents=True, exist_ok=True)
         return
     content = tar.extractfile(member) if member.isreg() else None
     if content is None:
         raise DataError(
-            f"{archive}: its member {member.name!r} is neither file nor folder; don't use this archive"
+            f"{archive}: its member {member.name!r} is neither file nor folder", hint="don't use this archive"
         )
     (into / path).parent.mkdir(parents=True, exist_ok=True)
     with (into / path).open("wb") as stream:

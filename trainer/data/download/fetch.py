@@ -93,7 +93,7 @@ def _download(url: str, part: Path, *, on_progress: OnProgress) -> None:
         whole = _receive(url, part, on_progress=on_progress)
         if not whole and _size(part) <= before:
             raise DataError(
-                f"{url}: the connection ended after {_size(part)} bytes; run again to go on from there"
+                f"{url}: the connection ended after {_size(part)} bytes", hint="run again to go on from there"
             )
 
 
@@ -118,26 +118,27 @@ def _receive(url: str, part: Path, *, on_progress: OnProgress) -> bool:
 def _open(url: str, start: int, part: Path) -> http.client.HTTPResponse | None:
     """The response from byte ``start`` on; None if the server says that nothing is left."""
     headers = {"User-Agent": "edge-purify", **({"Range": f"bytes={start}-"} if start else {})}
-    mend = f"give a mirror by --url, or put {part.stem} from elsewhere into {part.parent}, and run again"
+    fix = f"give a mirror by --url, or put {part.stem} from elsewhere into {part.parent}, and run again"
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
         if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return None
-        raise DataError(f"{url}: the server answers {error.code} {error.reason}; {mend}") from None
+        raise DataError(f"{url}: the server answers {error.code} {error.reason}", hint=fix) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         reason = getattr(reason, "strerror", None) or reason
-        raise DataError(f"{url}: can't be reached: {reason}; check the network, or {mend}") from None
+        raise DataError(f"{url}: can't be reached: {reason}", hint=f"check the network, or {fix}") from None
     if not isinstance(response, http.client.HTTPResponse):
         response.close()
-        raise DataError(f"{url}: leads to {response.url}, expected http or https; {mend}")
+        raise DataError(f"{url}: leads to {response.url}, expected http or https", hint=fix)
     found = response.headers.get("Content-Range", "")
     if response.status == http.HTTPStatus.PARTIAL_CONTENT and not found.startswith(f"bytes {start}-"):
         response.close()
         raise DataError(
-            f"{url}: expected the bytes from {start} on, the server sent {found!r}; remove {part}, or {mend}"
+            f"{url}: expected the bytes from {start} on, the server sent {found!r}",
+            hint=f"remove {part}, or {fix}",
         )
     return response
 
@@ -158,13 +159,13 @@ def _check_download(part: Path, expected: str) -> None:
         raise
 
 
-def _check_md5(path: Path, expected: str, mend: str) -> None:
+def _check_md5(path: Path, expected: str, fix: str) -> None:
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     if digest.hexdigest() != expected:
-        raise DataError(f"{path}: expected the published md5 {expected}, got {digest.hexdigest()}; {mend}")
+        raise DataError(f"{path}: expected the published md5 {expected}, got {digest.hexdigest()}", hint=fix)
 
 
 def _size(path: Path) -> int:

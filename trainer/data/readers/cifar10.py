@@ -17,7 +17,7 @@ CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog"
 _BINARY, _PYTHON = "cifar-10-batches-bin", "cifar-10-batches-py"
 _PIXELS = 3 * 32 * 32
 _RECORD = 1 + _PIXELS  # bytes: the label, then the red, green and blue planes
-_MEND = "remove it and run 'edge-train data cifar10'"
+_HINT = "remove it and run 'edge-train data cifar10'"
 
 
 def read_cifar10(folder: Path, split: str) -> Images:
@@ -40,8 +40,8 @@ def read_cifar10(folder: Path, split: str) -> Images:
             break
     else:
         raise DataError(
-            f"no CIFAR-10 in {folder}: expected {names[0]}.bin in {_BINARY} or {names[0]} in {_PYTHON}; "
-            f"fetch it by 'edge-train data cifar10 --to {folder}'"
+            f"no CIFAR-10 in {folder}: expected {names[0]}.bin in {_BINARY} or {names[0]} in {_PYTHON}",
+            hint=f"fetch it by 'edge-train data cifar10 --to {folder}'",
         )
     pixels, targets = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Images(torch.from_numpy(pixels), torch.from_numpy(targets), CIFAR10_LABELS)
@@ -52,7 +52,8 @@ def _binary_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if raw.size == 0 or raw.size % _RECORD:
         raise DataError(
             f"{path}: expected records of {_RECORD} bytes, got {raw.size} bytes, of which the last "
-            f"{raw.size % _RECORD} are no whole record; {_MEND}"
+            f"{raw.size % _RECORD} are no whole record",
+            hint=_HINT,
         )
     records = raw.reshape(-1, _RECORD)
     return _checked(path, records[:, 1:], records[:, 0])
@@ -61,14 +62,14 @@ def _binary_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _python_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     batch = _unpickled(path)
     if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
-        raise DataError(f"{path}: not a CIFAR-10 batch: expected a dict with data and labels; {_MEND}")
+        raise DataError(f"{path}: not a CIFAR-10 batch: expected a dict with data and labels", hint=_HINT)
     targets = batch[b"labels"]
     if not isinstance(targets, list) or not all(type(target) is int for target in targets):
-        raise DataError(f"{path}: labels: expected a list of whole numbers; {_MEND}")
+        raise DataError(f"{path}: labels: expected a list of whole numbers", hint=_HINT)
     shape = (len(targets), _PIXELS)
     pixels = batch[b"data"].array(shape) if isinstance(batch[b"data"], _Part) else None
     if pixels is None:
-        raise DataError(f"{path}: data: expected a uint8 array of shape {shape}, got another; {_MEND}")
+        raise DataError(f"{path}: data: expected a uint8 array of shape {shape}, got another", hint=_HINT)
     return _checked(path, pixels, np.array(targets, dtype=object))
 
 
@@ -78,7 +79,7 @@ def _unpickled(path: Path) -> Any:
         return _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises whatever its opcodes happen to run into
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}: not a CIFAR-10 batch ({reason}); {_MEND}") from None
+        raise DataError(f"{path}: not a CIFAR-10 batch ({reason})", hint=_HINT) from None
 
 
 class _Unpickler(pickle.Unpickler):
@@ -124,7 +125,7 @@ def _checked(path: Path, pixels: np.ndarray, targets: np.ndarray) -> tuple[np.nd
     wrong = np.flatnonzero((targets < 0) | (targets > 9))
     if wrong.size:
         raise DataError(
-            f"{path}: record {wrong[0]}: expected a label 0 to 9, got {targets[wrong[0]]}; {_MEND}"
+            f"{path}: record {wrong[0]}: expected a label 0 to 9, got {targets[wrong[0]]}", hint=_HINT
         )
     return np.ascontiguousarray(pixels).reshape(-1, 3, 32, 32), targets.astype(np.int64)
 
@@ -133,4 +134,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}; {_MEND}") from None
+        raise DataError(f"{path}: can't be read: {error.strerror}", hint=_HINT) from None

@@ -1,7 +1,7 @@
 """Numeric arrays from a MATLAB 5 file, as SVHN is published in.
 
 ``scipy.io.loadmat`` would do, but damaged files crash its compiled parser (measured: bus errors), and a crash
-is no error message.  The format: 'MAT-File Format', MathWorks, chapter 1.
+is no error message. The format: 'MAT-File Format', MathWorks, chapter 1.
 """
 
 from __future__ import annotations

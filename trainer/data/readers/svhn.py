@@ -13,7 +13,7 @@ from trainer.data.readers.matlab import read_arrays
 SVHN_LABELS = tuple("0123456789")
 
 _FOLDER = "svhn"
-_MEND = "remove it and run 'edge-train data svhn'"
+_HINT = "remove it and run 'edge-train data svhn'"
 
 
 def read_svhn(folder: Path, split: str) -> Images:
@@ -30,18 +30,18 @@ def read_svhn(folder: Path, split: str) -> Images:
     path = next((root / name for root in (folder / _FOLDER, folder) if (root / name).is_file()), None)
     if path is None:
         raise DataError(
-            f"no SVHN in {folder}: expected {_FOLDER}/{name} there; "
-            f"fetch it by 'edge-train data svhn --to {folder}'"
+            f"no SVHN in {folder}: expected {_FOLDER}/{name} there",
+            hint=f"fetch it by 'edge-train data svhn --to {folder}'",
         )
     try:
         arrays = read_arrays(path.read_bytes(), ("X", "y"))
     except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}; {_MEND}") from None
+        raise DataError(f"{path}: can't be read: {error.strerror}", hint=_HINT) from None
     except ValueError as error:
-        raise DataError(f"{path}: {error}; {_MEND}") from None
+        raise DataError(f"{path}: {error}", hint=_HINT) from None
     if missing := {"X", "y"} - arrays.keys():
         raise DataError(
-            f"{path}: expected the arrays X and y, found no {' and no '.join(sorted(missing))}; {_MEND}"
+            f"{path}: expected the arrays X and y, found no {' and no '.join(sorted(missing))}", hint=_HINT
         )
     pixels, digits = _checked(path, arrays["X"], arrays["y"])
     return Images(torch.from_numpy(pixels), torch.from_numpy(digits), SVHN_LABELS)
@@ -52,15 +52,15 @@ def _checked(path: Path, pixels: np.ndarray, labels: np.ndarray) -> tuple[np.nda
     count = pixels.shape[-1]
     if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, count) or count == 0:
         raise DataError(
-            f"{path}: X: expected uint8 (32, 32, 3, N), got {pixels.dtype} {pixels.shape}; {_MEND}"
+            f"{path}: X: expected uint8 (32, 32, 3, N), got {pixels.dtype} {pixels.shape}", hint=_HINT
         )
     if labels.shape != (count, 1):
         raise DataError(
-            f"{path}: y: expected a label for each of {count} images, got shape {labels.shape}; {_MEND}"
+            f"{path}: y: expected a label for each of {count} images, got shape {labels.shape}", hint=_HINT
         )
     wrong = np.flatnonzero(~np.isin(labels[:, 0], np.arange(1, 11)))
     if wrong.size:
         raise DataError(
-            f"{path}: record {wrong[0]}: expected a label 1 to 10, got {labels[wrong[0], 0]}; {_MEND}"
+            f"{path}: record {wrong[0]}: expected a label 1 to 10, got {labels[wrong[0], 0]}", hint=_HINT
         )
     return np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)), labels[:, 0].astype(np.int64) % 10
