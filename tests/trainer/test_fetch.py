@@ -455,7 +455,7 @@ def test_the_command_checks_image_folders_and_fetches_none(tmp_path: Path) -> No
 def test_an_unknown_data_set_names_the_choices(tmp_path: Path) -> None:
     result = _command("mnist", "--to", tmp_path)
     assert result.exit_code == 2
-    assert "'mnist' is not one of 'cifar10', 'svhn', 'imagenet'" in result.stderr
+    assert "'mnist' is not one of 'cifar10', 'svhn', 'gtsrb', 'imagenet', 'folders'" in result.stderr
 
 
 def test_the_command_offers_what_the_catalogue_holds() -> None:
