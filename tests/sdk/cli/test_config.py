@@ -9,6 +9,7 @@ import pytest
 
 from sdk.cli import main
 from tests.sdk.cli.helpers import Output, read_records
+from tests.sdk.conftest import write_video
 
 
 @pytest.fixture
@@ -45,6 +46,19 @@ def test_the_command_line_wins(
     )
     assert code == 0, err
     assert [len(record.draws) for record in read_records(lines)] == [1, 1]
+
+
+def test_an_option_that_may_be_repeated_takes_a_list(
+    config: Callable[[str], Path], edge_purify: Callable[..., Output], clip: Path, tiny_bundle: Path
+) -> None:
+    lines, other = clip.with_name("out.jsonl"), write_video(clip.with_name("other.mp4"))
+    path = config(f'source = ["{clip}", "{other}"]\nbundle = "{tiny_bundle}"\njson = "{lines}"\n')
+    assert edge_purify("--config", path)[0] == 0
+    assert {record.source for record in read_records(lines)} == {str(clip), str(other)}
+    assert edge_purify("--config", path, "--source", other)[0] == 0
+    assert {record.source for record in read_records(lines)} == {str(other)}
+    code, _, (line,) = edge_purify("--config", config("camera = [0, '1']"))
+    assert (code, line.endswith("camera: expected a whole number, got '1'")) == (2, True)
 
 
 def test_every_option_of_the_loop_can_be_configured() -> None:
