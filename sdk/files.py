@@ -217,17 +217,20 @@ def _destination(path: Path) -> Path:
             refuse_planted_link(path)
             path = path.parent / path.readlink()
         path = Path(os.path.realpath(path.parent), path.name)
-        mode = path.lstat().st_mode
+        found = path.lstat()
     except FileNotFoundError:
         return path
     except ValueError:  # a NUL, or characters that the file system has no bytes for
         raise OSError(errno.EINVAL, "a file's name can't hold such characters") from None
+    mode, folder = found.st_mode, path.parent.stat()
     if stat.S_ISLNK(mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if stat.S_ISDIR(mode):
         raise NotAFile(errno.EISDIR, "is a folder, expected a file's name")
     if not stat.S_ISREG(mode):
         raise NotAFile(errno.EINVAL, "is a device or a pipe, expected a file's name")
+    if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, found.st_uid, folder.st_uid):
+        raise NotAFile(errno.EPERM, "belongs to another user, who alone may replace it in this folder")
     return path
 
 

@@ -123,6 +123,19 @@ def test_stranger_s_link_in_a_shared_folder_is_refused(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
+def test_other_user_s_file_in_a_shared_folder_is_known_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder's sticky bit would refuse the renaming, after all the work."""
+    (tmp_path / "out.json").write_text("precious")
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr("sdk.files.os.geteuid", lambda: STRANGER)
+    with pytest.raises(NotAFile, match="belongs to another user"):
+        AtomicFile(tmp_path / "out.json").create()
+    assert names(tmp_path) == ["out.json"]
+    AtomicFile(tmp_path / "new.json").create()
+
+
 def test_temporary_name_can_not_be_guessed_nor_planted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
