@@ -76,7 +76,12 @@ class Drawer:
             random_inputs[spec.name] = random_subset(spec, words[start : start + spec.size])
             start += spec.size
         return Draw(
-            purifier, purifier_engine.id, classifier, classifier_engine.id, random_inputs, self.seeded
+            purifier=purifier,
+            purifier_id=purifier_engine.id,
+            classifier=classifier,
+            classifier_id=classifier_engine.id,
+            random_inputs=random_inputs,
+            seeded=self.seeded,
         )
 
     def _pick(self, engines: tuple[Engine, ...], word: np.uint64) -> tuple[int, Engine]:

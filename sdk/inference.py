@@ -20,12 +20,14 @@ from sdk.suspicion import suspicion as suspicion_of
 OnError = Literal["raise", "skip"]
 
 
-class Origin(NamedTuple):
-    """Where a frame comes from, as the caller said."""
+class Task(NamedTuple):
+    """A frame's draws, with the seconds that they took, and where it comes from, as the caller said."""
 
+    draws: Sequence[Draw]
+    draw_s: float
     frame_index: int | None
     source: str | None
-    region: Roi | None
+    region: Roi | None = None
 
 
 class Inference(NamedTuple):
@@ -40,7 +42,15 @@ class Inference(NamedTuple):
     classify_s: float
 
 
-SKIPPED = Inference(None, None, None, None, None, 0.0, 0.0)
+SKIPPED = Inference(
+    label=None,
+    score=None,
+    probabilities=None,
+    suspicion=None,
+    purified=None,
+    purify_s=0.0,
+    classify_s=0.0,
+)
 
 
 class Ensemble:
@@ -80,7 +90,16 @@ class Ensemble:
             suspicion = self._distance(image, draws[0].classifier, votes)
             classify_s += perf_counter() - start
         probabilities = votes[0] if len(votes) == 1 else np.mean(votes, axis=0)
-        return Inference(*self.best(probabilities), probabilities, suspicion, first, purify_s, classify_s)
+        label, score = self.best(probabilities)
+        return Inference(
+            label=label,
+            score=score,
+            probabilities=probabilities,
+            suspicion=suspicion,
+            purified=first,
+            purify_s=purify_s,
+            classify_s=classify_s,
+        )
 
     def _run(self, draws: Sequence[Draw], image: FloatImage) -> Iterable[interface.Inference]:
         """Each draw's outputs; one by one where the backend reuses its buffers from draw to draw."""

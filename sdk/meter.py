@@ -163,7 +163,12 @@ class _SourceCounts:
 
     def summary(self) -> SourceSummary:
         return SourceSummary(
-            self.frames, self.skipped, self.missed, dict(self.labels.most_common()), self.state, self.reason
+            frames=self.frames,
+            skipped=self.skipped,
+            missed=self.missed,
+            labels=dict(self.labels.most_common()),
+            state=self.state,
+            reason=self.reason,
         )
 
 

@@ -23,10 +23,10 @@ from sdk.arrays import Pixels
 from sdk.backends import open_backend
 from sdk.backends.interface import Backend
 from sdk.bundle import Bundle, default_bundle
-from sdk.draw import Draw, Drawer
+from sdk.draw import Drawer
 from sdk.errors import BackendError, UsageError
 from sdk.host.cpus import available_cpus
-from sdk.inference import SKIPPED, Ensemble, OnError, Origin, check_options
+from sdk.inference import SKIPPED, Ensemble, OnError, Task, check_options
 from sdk.preprocess import Preprocessor, check_frame
 from sdk.result import UNSURE, Result, Timings, Undefended
 from sdk.sources.roi import Roi
@@ -170,8 +170,8 @@ class Purifier:
             self._check_open()
             start = perf_counter()
             draws = self._drawer.draw(self.votes)
-            origin = Origin(frame_index, source, None)
-            return self._decide(frame, draws, perf_counter() - start, self._preprocess, origin)
+            task = Task(draws, perf_counter() - start, frame_index, source)
+            return self._decide(frame, task, self._preprocess)
 
     def batch(
         self,
@@ -183,11 +183,10 @@ class Purifier:
     ) -> list[Result]:
         """Purify and classify several pictures, each under a draw of its own: regions of one frame, for one.
 
-        Where the backend runs several engines at a time, as ONNX Runtime does on CPUs, the pictures are
-        spread over the cores that the process may use.
+        Where the backend can run several engines at a time, the pictures are spread over the cores.
 
         Args:
-            frames: each ``(H, W, 3)`` uint8 BGR of any size; views are fine.
+            frames: each ``(H, W, 3)`` uint8 BGR of any size; views will do.
             frame_index: passed on to every Result.
             source: passed on to every Result.
             rois: the region that each picture shows, for ``Result.region``.
@@ -213,8 +212,8 @@ class Purifier:
 
             def decide(i: int, preprocess: Preprocessor) -> Result:
                 mine = draws[i * self.votes : (i + 1) * self.votes]
-                origin = Origin(frame_index, source, None if rois is None else rois[i])
-                return self._decide(frames[i], mine, draw_s, preprocess, origin)
+                task = Task(mine, draw_s, frame_index, source, region=None if rois is None else rois[i])
+                return self._decide(frames[i], task, preprocess)
 
             # pictures that drew the same engines in a row, while their weights are in the cache
             firsts = draws[:: self.votes]
@@ -279,16 +278,14 @@ class Purifier:
                 raise
             _log.debug("closing failed as well: %s", failure)  # the error on its way is what went wrong
 
-    def _decide(
-        self, frame: Pixels, draws: Sequence[Draw], draw_s: float, preprocess: Preprocessor, origin: Origin
-    ) -> Result:
-        """One frame's Result under ``draws``; threads may call it at once, each with a Preprocessor."""
+    def _decide(self, frame: Pixels, task: Task, preprocess: Preprocessor) -> Result:
+        """One frame's Result; threads may call it at once, each with a Preprocessor."""
         start = perf_counter()
         image = preprocess(frame)
         preprocessed = perf_counter()
         error = None
         try:
-            inferred = self._ensemble.infer(image, draws)
+            inferred = self._ensemble.infer(image, task.draws)
         except BackendError as failure:
             if self.on_error == "raise":
                 raise
@@ -300,22 +297,22 @@ class Purifier:
             label=inferred.label if accepted or inferred.label is None else UNSURE,
             score=inferred.score,
             probabilities=inferred.probabilities,
-            draws=() if self.hide_draw else tuple(draws),
+            draws=() if self.hide_draw else tuple(task.draws),
             timings=Timings(
                 preprocess_ms=(preprocessed - start) * 1e3,
-                draw_ms=draw_s * 1e3,
+                draw_ms=task.draw_s * 1e3,
                 purify_ms=inferred.purify_s * 1e3,
                 classify_ms=inferred.classify_s * 1e3,
-                total_ms=(end - start + draw_s) * 1e3,
+                total_ms=(end - start + task.draw_s) * 1e3,
             ),
             seeded=self._drawer.seeded,
             error=error,
-            frame_index=origin.frame_index,
-            source=origin.source,
+            frame_index=task.frame_index,
+            source=task.source,
             suspicion=inferred.suspicion,
             _purified=inferred.purified,
             accepted=accepted,
-            region=origin.region,
+            region=task.region,
         )
 
     def _check_open(self) -> None:

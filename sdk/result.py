@@ -112,7 +112,7 @@ def skipped(error: str, *, frame_index: int | None = None, source: str | None = 
         score=None,
         probabilities=None,
         draws=(),
-        timings=Timings(0.0, 0.0, 0.0, 0.0, 0.0),
+        timings=Timings(preprocess_ms=0.0, draw_ms=0.0, purify_ms=0.0, classify_ms=0.0, total_ms=0.0),
         seeded=False,
         error=error,
         frame_index=frame_index,

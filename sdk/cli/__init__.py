@@ -126,9 +126,9 @@ def main(context: click.Context, /, **options: Any) -> None:
             )
         return
     from sdk.cli.config import prefer_command_line
-    from sdk.cli.run import run
+    from sdk.cli.run import Options, run
 
-    meter = run(**prefer_command_line(options))
+    meter = run(Options(**prefer_command_line(options)))
     if meter.interrupted:
         raise click.exceptions.Exit(STOPPED)
     if any(source.state == "failed" for source in meter.summary().sources.values()):

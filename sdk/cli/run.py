@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -28,99 +29,65 @@ from sdk.sources.roi import Roi
 log = logging.getLogger("sdk")
 
 
-def run(
-    *,
-    source: Sequence[str],
-    camera: Sequence[int],
-    bundle: str | None,
-    require_signature: str | None,
-    min_version: int | None,
-    purpose: str | None,
-    remember_version: bool,
-    backend: str,
-    precision: str,
-    provider: str,
-    votes: int,
-    suspicion: bool,
-    min_score: float,
-    hide_draw: bool,
-    roi: Sequence[str],
-    ca: str | None,
-    insecure: bool,
-    max_frames: int | None,
-    save: str | None,
-    json: str | None,
-    show: bool,
-    serve: str | None,
-    seed: int | None,
-    on_error: OnError,
-    on_source_error: loop.OnSourceError,
-    verbose: bool,
-) -> Meter:
-    """Run the loop with the command's options and print a summary.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command's options, by their names."""
+
+    source: Sequence[str]
+    camera: Sequence[int]
+    bundle: str | None
+    require_signature: str | None
+    min_version: int | None
+    purpose: str | None
+    remember_version: bool
+    backend: str
+    precision: str
+    provider: str
+    votes: int
+    suspicion: bool
+    min_score: float
+    hide_draw: bool
+    roi: Sequence[str]
+    ca: str | None
+    insecure: bool
+    max_frames: int | None
+    save: str | None
+    json: str | None
+    show: bool
+    serve: str | None
+    seed: int | None
+    on_error: OnError
+    on_source_error: loop.OnSourceError
+    verbose: bool
+
+    @property
+    def specs(self) -> list[str | int]:
+        return [*self.source, *self.camera]
+
+
+def run(options: Options) -> Meter:
+    """Run the loop and print a summary.
 
     Raises:
         EdgePurifyError, click.ClickException: whatever went wrong; every file is finished.
     """
-    specs: list[str | int] = [*source, *camera]
-    if not specs:
-        raise click.UsageError("give --source SPEC or --camera N")
-    _require_other_files(specs, save, json)
-    if json == "-" and verbose:
-        raise click.UsageError("--json - and --verbose both want standard output; give --json a file")
-    if seed is not None:
-        echo(f"edge-purify: --seed {seed} makes the draws predictable: they protect nothing", err=True)
-    if insecure:
-        echo("edge-purify: --insecure: certificates aren't verified, anyone may supply the frames", err=True)
-
-    rois = [Roi.parse(text) for text in roi]
-    address = None if serve is None else Address.parse(serve)
-    keep = on_source_error == "keep"
+    _check(options)
+    address = None if options.serve is None else Address.parse(options.serve)
     meter = Meter()
     with ExitStack() as stack:
-        shown = show or save is not None or address is not None
-        purifier = stack.enter_context(
-            Purifier.load(
-                bundle,
-                backend=backend,
-                precision=precision,
-                provider=provider,
-                votes=votes,
-                on_error=on_error,
-                keep_purified=shown,
-                suspicion=suspicion,
-                min_score=min_score,
-                hide_draw=hide_draw,
-                seed=seed,
-                require_signature=require_signature,
-                min_version=min_version,
-                purpose=purpose,
-                remember_version=remember_version,
-            )
-        )
-
-        def open_one(spec: str | int) -> list[Source]:
-            return open_sources(
-                spec,
-                roi=rois,
-                on_unreadable=on_error,
-                trust=Trust(ca, insecure),
-                patience_s=math.inf if keep else PATIENCE_S,
-            )
-
-        sources = _open_all(specs, open_one, keep=keep, stack=stack)
-        sinks = _sinks(purifier, sources, save=save, json=json, show=show, address=address)
+        shown = options.show or options.save is not None or address is not None
+        purifier = stack.enter_context(_load(options, keep_purified=shown))
+        sources = _open_all(options, stack)
+        sinks = _sinks(purifier, sources, options, address)
+        hidden = options.verbose or options.json == "-"
+        name = ", ".join(each.name for each in sources)
         progress = stack.enter_context(
-            console.Progress(
-                ", ".join(each.name for each in sources),
-                _total(sources, max_frames),
-                hidden=verbose or json == "-",
-            )
+            console.Progress(name, _total(sources, options.max_frames), hidden=hidden)
         )
 
         def on_result(frame: Frame, result: Result) -> None:
             progress.advance(result.label or "no label")
-            if verbose:
+            if options.verbose:
                 name = f"{frame.source}: " if len(sources) > 1 else ""
                 echo(name + console.frame_line(frame, result))
 
@@ -129,10 +96,10 @@ def run(
                 purifier,
                 sources,
                 sinks,
-                max_frames=max_frames,
+                max_frames=options.max_frames,
                 on_result=on_result,
                 meter=meter,
-                on_source_error=on_source_error,
+                on_source_error=options.on_source_error,
             )
         finally:  # what was done before an error is kept, so say it
             progress.close()
@@ -141,23 +108,62 @@ def run(
     return meter
 
 
-def _open_all(
-    specs: Sequence[str | int],
-    open_one: Callable[[str | int], list[Source]],
-    *,
-    keep: bool,
-    stack: ExitStack,
-) -> list[Source]:
-    """All sources, which ``stack`` closes; one that can't be opened ends it, or is left out with ``keep``.
+def _check(options: Options) -> None:
+    """Refuse options that are at odds, and say what some of them mean."""
+    if not options.specs:
+        raise click.UsageError("give --source SPEC or --camera N")
+    _require_other_files(options.specs, options.save, options.json)
+    for text in options.roi:
+        Roi.parse(text)
+    if options.json == "-" and options.verbose:
+        raise click.UsageError("--json - and --verbose both want standard output; give --json a file")
+    if options.seed is not None:
+        echo(
+            f"edge-purify: --seed {options.seed} makes the draws predictable: they protect nothing", err=True
+        )
+    if options.insecure:
+        echo("edge-purify: --insecure: certificates aren't verified, anyone may supply the frames", err=True)
+
+
+def _load(options: Options, *, keep_purified: bool) -> Purifier:
+    return Purifier.load(
+        options.bundle,
+        backend=options.backend,
+        precision=options.precision,
+        provider=options.provider,
+        votes=options.votes,
+        on_error=options.on_error,
+        keep_purified=keep_purified,
+        suspicion=options.suspicion,
+        min_score=options.min_score,
+        hide_draw=options.hide_draw,
+        seed=options.seed,
+        require_signature=options.require_signature,
+        min_version=options.min_version,
+        purpose=options.purpose,
+        remember_version=options.remember_version,
+    )
+
+
+def _open_all(options: Options, stack: ExitStack) -> list[Source]:
+    """All sources, which ``stack`` closes; ``--on-source-error keep`` leaves out what can't be opened.
 
     Raises:
         SourceError: one can't be opened; with ``keep``, none can.
     """
+    keep = options.on_source_error == "keep"
+    rois = [Roi.parse(text) for text in options.roi]
     sources: list[Source] = []
     failures: list[SourceError] = []
-    for spec in specs:
+    for spec in options.specs:
         try:
-            opened = open_one(spec)
+            opened = open_sources(
+                spec,
+                roi=rois,
+                on_unreadable=options.on_error,
+                trust=Trust(options.ca, options.insecure),
+                patience_s=math.inf if keep else PATIENCE_S,
+            )
         except SourceError as error:
             if not keep:
                 raise
@@ -189,17 +195,12 @@ def _total(sources: Sequence[Source], max_frames: int | None) -> int | None:
 
 
 def _sinks(
-    purifier: Purifier,
-    sources: Sequence[Source],
-    *,
-    save: str | None,
-    json: str | None,
-    show: bool,
-    address: Address | None,
+    purifier: Purifier, sources: Sequence[Source], options: Options, address: Address | None
 ) -> list[Sink]:
     names = loop.distinct([each.name for each in sources])
     sinks: list[Sink] = []
-    if save is not None:
+    if options.save is not None:
+        save = options.save
         paths = [save] if len(sources) == 1 else _numbered(save, len(sources))
         sinks.append(
             _per_source(
@@ -207,9 +208,9 @@ def _sinks(
                 [open_save(path, each.fps) for path, each in zip(paths, sources, strict=True)],
             )
         )
-    if json is not None:
-        sinks.append(JsonLines(json, purifier.bundle.labels))
-    if show:
+    if options.json is not None:
+        sinks.append(JsonLines(options.json, purifier.bundle.labels))
+    if options.show:
         titles = ["edge-purify"] if len(sources) == 1 else [f"edge-purify {name}" for name in names]
         sinks.append(
             _per_source(

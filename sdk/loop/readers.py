@@ -1,8 +1,8 @@
 """The reading stage of the loop: one or several sources, each read on a thread, that take turns.
 
 A recorded source is read ahead by a few frames. Of a live one, the newest frame waits for its turn: older
-ones are dropped. Whoever has a frame ready gets a turn before any other gets its second, so neither a fast
-file nor a slow camera keeps the others from theirs.
+ones are dropped. Every source that has a frame ready gets a turn before any other gets its second, so neither
+a fast file nor a slow camera keeps the others from theirs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Live sources: cameras and network streams, of which only the newest frame is worth a purifier's time.
 
-A thread grabs frames as they come and keeps the last one: whoever iterates gets that one, and frames that
-came in the meantime are dropped. Without it the driver's or FFmpeg's hidden buffer would fill, and delay
-every result. A stream that is lost is opened again, at growing intervals; a camera that is lost is an error.
+A thread grabs frames as they come and keeps the last one: iterating gives that one, and older frames are
+dropped. Without it the driver's or FFmpeg's hidden buffer would fill, and delay every result. A stream
+that is lost is opened again, at growing intervals; a camera that is lost is an error.
 """
 
 from __future__ import annotations

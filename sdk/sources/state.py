@@ -1,4 +1,4 @@
-"""States of a source, reported as events to whoever watches an unattended run.
+"""States of a source, reported as events to an observer.
 
     source.observe(lambda event: log.info("%s: %s", event.source, event.state.value))
 

@@ -34,7 +34,7 @@ class Trust:
 
     Attributes:
         ca_file: PEM file of the authorities; None takes the system's.
-        insecure: True to verify nothing: whoever is between sees the password and supplies the frames.
+        insecure: True to verify nothing: anyone in between sees the password and can supply the frames.
     """
 
     ca_file: str | os.PathLike[str] | None = None
