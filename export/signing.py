@@ -54,7 +54,9 @@ def sign(
     try:
         manifest = (bundle.folder / MANIFEST).read_bytes()
         if hashlib.sha256(manifest).hexdigest() != bundle.digest:
-            raise BundleError(f"bundle {folder}: {MANIFEST} changed while it was being signed; sign it again")
+            raise BundleError(
+                f"bundle {folder}: {MANIFEST} changed while it was being signed", hint="sign it again"
+            )
         write_atomically(bundle.folder / SIGNATURE, key.sign(manifest))
     except OSError as error:
         raise BundleError(f"bundle {folder}: {SIGNATURE} can't be written: {error.strerror}") from None
@@ -89,11 +91,11 @@ def _private_key(path: KeyFile, passphrase: str | None) -> Ed25519PrivateKey:
         key = load_pem_private_key(pem, passphrase.encode() if encrypted and passphrase is not None else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         if encrypted:
-            raise UsageError(f"key {path}: can't be decrypted; is the passphrase right?") from None
+            raise UsageError(f"key {path}: can't be decrypted", hint="is the passphrase right?") from None
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(
-            f"key {path}: expected an Ed25519 private key in PEM, got {kind_of(key)}; "
-            "make one: openssl genpkey -algorithm ed25519 -out private.pem"
+            f"key {path}: expected an Ed25519 private key in PEM, got {kind_of(key)}",
+            hint="make one: openssl genpkey -algorithm ed25519 -out private.pem",
         )
     return key

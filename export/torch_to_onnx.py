@@ -1,6 +1,6 @@
 """One engine as ONNX bytes: exported, folded, simplified, checked, and stripped of the traces of its making.
 
-The same module gives the same bytes, so that a file's hash changes only when its function does.  A file holds
+The same module gives the same bytes, so that a file's hash changes only when its function does. A file holds
 no stack trace, path or docstring, and its nodes are named by operator and order: ``Conv_0``, ``Conv_1``, …
 """
 
@@ -74,7 +74,7 @@ def _trace(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor], output: 
 
 def _clean_model(graph: onnx.GraphProto, name: str) -> onnx.ModelProto:
     """A new model around ``graph``, so that nothing of the old one's header remains."""
-    del graph.value_info[:]  # inferred anew, under the names given here
+    del graph.value_info[:]  # inferred again, under the names given here
     graph.name = name
     _strip(graph)
     _rename(graph)

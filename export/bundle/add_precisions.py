@@ -87,7 +87,7 @@ def lower_bundle(
 ) -> Verification:
     """Add the precisions of ``lowering`` to the bundle in ``folder``, all of them and verified, or none.
 
-    Those that it has already are made anew.
+    Those that it has already are made again.
 
     Raises:
         BundleError: there is no bundle, or it is damaged.
@@ -112,7 +112,7 @@ def add_precisions(
     on_step: OnStep,
     compare_fp32: CompareFp32 | None = None,
 ) -> Verification:
-    """The same, in place: for a folder that nobody uses yet.  Without any precision, it is only verified."""
+    """The same, in place: for a folder that nobody uses yet. Without any precision, it is only verified."""
     bundle = Bundle.open(folder)
     if not lowering.precisions:
         return verify(bundle, n_images=n_images, report=report, on_step=on_step, compare_fp32=compare_fp32)

@@ -24,8 +24,8 @@ def staged(out: Path, force: bool) -> Iterator[Path]:
     """
     if os.path.ismount(out):
         raise UsageError(
-            f"{out}: it is a mount point, and a bundle's folder is replaced as a whole; "
-            "mount the folder above it, or give a folder inside it"
+            f"{out}: it is a mount point, and a bundle's folder is replaced as a whole",
+            hint="mount the folder above it, or give a folder inside it",
         )
     with tempfile.TemporaryDirectory(prefix=".edge-purify-", suffix=".part", dir=out.parent) as room:
         folder, replaced = Path(room, "new"), Path(room, "replaced")

@@ -184,7 +184,8 @@ def _image(loaded: Loaded, foreign: ForeignClassifier | None) -> Image:
     if loaded.family == "maep" and (foreign.height, foreign.width) != (trained.height, trained.width):
         raise UsageError(
             f"--classifier-onnx {foreign.path}: it takes images of {foreign.height} x {foreign.width}, the "
-            f"MAEP purifier {trained.height} x {trained.width} and no other; take one that fits the other"
+            f"MAEP purifier {trained.height} x {trained.width} and no other",
+            hint="take one that fits the other",
         )
     return Image(height=foreign.height, width=foreign.width)
 
@@ -264,14 +265,14 @@ def _check_purifies(loaded: Loaded) -> None:
     if loaded.family == "none":
         raise UsageError(
             f"checkpoint of {loaded.config['name']}: expected model.family ren or maep, got none: a bundle "
-            "purifies, and this is a classifier alone; compare with it by "
-            "'edge-train evaluate TARGET --against CHECKPOINT'"
+            "purifies, and this is a classifier alone",
+            hint="compare with it by 'edge-train evaluate TARGET --against CHECKPOINT'",
         )
 
 
 def _check_target(out: Path, force: bool) -> None:
     if not out.parent.is_dir():
-        raise UsageError(f"OUT {out}: the folder {out.parent} doesn't exist; create it first")
+        raise UsageError(f"OUT {out}: the folder {out.parent} doesn't exist", hint="create it first")
     if not out.exists():
         return
     if not out.is_dir():
@@ -279,8 +280,8 @@ def _check_target(out: Path, force: bool) -> None:
     if not any(out.iterdir()):
         return
     if not (out / MANIFEST).is_file():
-        raise UsageError(f"OUT {out}: the folder holds other things than a bundle; give another name")
+        raise UsageError(f"OUT {out}: the folder holds other things than a bundle", hint="give another name")
     if not force:
         raise UsageError(
-            f"OUT {out}: a bundle is there already; replace it with --force, or give another name"
+            f"OUT {out}: a bundle is there already", hint="replace it with --force, or give another name"
         )

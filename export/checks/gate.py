@@ -39,5 +39,7 @@ def gate(found: Iterable[Finding], explain: Callable[[Finding], str] = lambda fi
     for finding in found:
         if finding.complaint:
             lower = finding.precision != "fp32"
-            mend = f"leave {finding.precision} out" if lower else "export it anew"
-            raise GateError(f"{finding.complaint}{explain(finding)}; don't use this bundle, {mend}")
+            hint = (
+                f"leave {finding.precision} out" if lower else "report it with the file that --report writes"
+            )
+            raise GateError(f"{finding.complaint}{explain(finding)}", hint=f"don't use this bundle, {hint}")

@@ -28,10 +28,11 @@ def check_report(path: Path, *, replaces: Path | None = None) -> None:
     if path.suffix not in SUFFIXES:
         raise UsageError(f"--report {path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise UsageError(f"--report {path}: the folder {path.parent} doesn't exist; create it first")
+        raise UsageError(f"--report {path}: the folder {path.parent} doesn't exist", hint="create it first")
     if replaces is not None and path.resolve().is_relative_to(replaces.resolve()):
         raise UsageError(
-            f"--report {path}: lies in {replaces}, which is replaced as a whole; give a place outside it"
+            f"--report {path}: lies in {replaces}, which is replaced as a whole",
+            hint="give a place outside it",
         )
 
 

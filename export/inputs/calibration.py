@@ -137,12 +137,15 @@ def _test_set(bundle: Bundle, folder: Path, name: str | None) -> tuple[str, Any]
     manifest, n_classes = bundle.manifest, len(bundle.labels)
     name = name or manifest.provenance.get("config", {}).get("data", {}).get("name")
     if name is None:
-        raise UsageError(f"--dataset: {manifest.name} doesn't say what it was trained on; name the data set")
+        raise UsageError(
+            f"--dataset: {manifest.name} doesn't say what it was trained on", hint="name the data set"
+        )
     test = open_dataset(name, folder, "test", image_size=manifest.image.height)
     if len(test.labels) != n_classes:
         raise UsageError(
             f"--data {folder}: expected images of {manifest.name}'s {n_classes} classes, "
-            f"{name} has {len(test.labels)}; name another data set by --dataset"
+            f"{name} has {len(test.labels)}",
+            hint="name another data set by --dataset",
         )
     return name, test
 

@@ -274,9 +274,14 @@ def _check_digest(root: Path, file: File, found: str) -> None:
 
 def _labels(path: Path, content: bytes) -> tuple[str, ...]:
     try:
-        labels = tuple(line.strip() for line in content.decode("utf-8").splitlines())
+        text = content.decode("utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError:
         raise BundleError(f"{path}: expected UTF-8 text, one label a line") from None
-    if not labels or not all(labels):
-        raise BundleError(f"{path}: expected one label a line and no empty line")
+    labels = tuple(line.strip() for line in text.removesuffix("\n").split("\n"))
+    empty = next((number for number, label in enumerate(labels, 1) if not label), None)
+    if empty is not None:
+        raise BundleError(
+            f"{path}: expected one label a line and no empty line, got an empty line {empty}",
+            hint="export the bundle again",
+        )
     return labels

@@ -49,7 +49,8 @@ def verify(folder: Path, manifest: bytes, public_key: KeyFile) -> str:
     except InvalidSignature:
         raise BundleError(
             f"bundle {folder}: {SIGNATURE} is not a signature of this {MANIFEST} by {public_key} "
-            f"({fingerprint(key)[:16]}…): another key's, or the bundle was changed; don't use this bundle"
+            f"({fingerprint(key)[:16]}…): another key's, or the bundle was changed",
+            hint="don't use this bundle",
         ) from None
     return fingerprint(key)
 
@@ -77,8 +78,8 @@ def _public_key(path: KeyFile) -> Ed25519PublicKey:
     pem = read_key(path)
     if b"PRIVATE KEY-----" in pem:
         raise UsageError(
-            f"key {path}: expected the public key, got a private one, which belongs on no device; "
-            f"make its public half: openssl pkey -in {path} -pubout"
+            f"key {path}: expected the public key, got a private one, which belongs on no device",
+            hint=f"make its public half: openssl pkey -in {path} -pubout",
         )
     try:
         key = load_pem_public_key(pem)
@@ -101,15 +102,16 @@ def _read_signature(folder: Path) -> bytes:
         signature = (folder / SIGNATURE).read_bytes()
     except FileNotFoundError:
         raise BundleError(
-            f"bundle {folder}: unsigned, and a signature is required; get the signed bundle, "
-            "or sign it: edge-export sign"
+            f"bundle {folder}: unsigned, and a signature is required",
+            hint="get the signed bundle, or sign it: edge-export sign",
         ) from None
     except OSError as error:
         raise BundleError(f"bundle {folder}: {SIGNATURE} can't be read: {error.strerror}") from None
     if len(signature) != SIGNATURE_BYTES:
         raise BundleError(
             f"bundle {folder}: {SIGNATURE}: expected the {SIGNATURE_BYTES} bytes of an Ed25519 signature, "
-            f"got {len(signature)}; sign the bundle again"
+            f"got {len(signature)}",
+            hint="sign the bundle again",
         )
     return signature
 
@@ -127,5 +129,6 @@ def require_cryptography() -> None:
         import cryptography  # noqa: F401
     except ImportError as error:
         raise BundleError(
-            f"signatures need a package that can't be imported ({error}); pip install 'edge-purify[signing]'"
+            f"signatures need a package that can't be imported ({error})",
+            hint="pip install 'edge-purify[signing]'",
         ) from None

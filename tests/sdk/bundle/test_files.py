@@ -204,3 +204,21 @@ def test_a_huge_file_is_refused_before_it_is_read(bundle_copy: Path) -> None:
         stream.truncate(1 << 40)
     with pytest.raises(BundleError, match=f"{MANIFEST} can't be read: expected at most"):
         Bundle.open(bundle_copy)
+
+
+def write_labels(folder: Path, text: bytes) -> None:
+    labels, manifest = folder / "labels.txt", folder / MANIFEST
+    before = sha256_of(labels)
+    labels.write_bytes(text)
+    manifest.write_text(manifest.read_text().replace(before, sha256_of(labels)))
+
+
+def test_labels_are_separated_by_line_feeds_alone(bundle_copy: Path) -> None:
+    write_labels(bundle_copy, "\ufeffred\r\ncrane\ncrane\nnext\x85line\u2028\n".encode())
+    assert Bundle.open(bundle_copy).labels == ("red", "crane", "crane", "next\x85line")
+
+
+def test_an_empty_label_is_named_by_its_line(bundle_copy: Path) -> None:
+    write_labels(bundle_copy, b"red\ngreen\n \ndark\n")
+    with pytest.raises(BundleError, match=r"no empty line, got an empty line 3; export the bundle again"):
+        Bundle.open(bundle_copy)
