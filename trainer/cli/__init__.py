@@ -52,6 +52,8 @@ for command in (fit, benchmark, data, bank, soften, calibrate, ablate):
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of attacks and draws."
 )
 @click.option("--against", type=click.Path(path_type=Path), help="Another one, on the same images.")
+@click.option("--ordinary", type=click.Path(path_type=Path), metavar="PATH",
+              help="An ordinary classifier, in a bundle or checkpoint: show TARGET attacks on it.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(BACKENDS),
               help="What runs a bundle's engines.")  # fmt: skip
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS),
@@ -78,6 +80,7 @@ def evaluate(
     eps: str | None,
     seed: int,
     against: Path | None,
+    ordinary: Path | None,
     backend: str,
     precision: str,
     json_path: Path | None,
@@ -114,6 +117,7 @@ def evaluate(
         eps=eps,
         seed=seed,
         against=against,
+        ordinary=ordinary,
         backend=backend,
         precision=precision,
         work=work,

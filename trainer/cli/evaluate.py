@@ -27,8 +27,8 @@ from trainer.robustness.results.markdown import render
 from trainer.robustness.results.publish import check_publishable, into_bundle, record_into_bundle
 
 REPORT = "report.json"
-NOT_WITH_GATE = ("--record", "--report", "--into-bundle", "--against", "--images", "--draws", "--budget",
-                 "--norm", "--eps", "--seed")  # fmt: skip
+NOT_WITH_GATE = ("--record", "--report", "--into-bundle", "--against", "--ordinary", "--images", "--draws",
+                 "--budget", "--norm", "--eps", "--seed")  # fmt: skip
 EPS = {"linf": "8/255", "l2": "128/255"}  # customary on small images
 
 
@@ -46,6 +46,7 @@ class Request:
     eps: str | None
     seed: int
     against: Path | None
+    ordinary: Path | None
     backend: str
     precision: str
     work: Path
@@ -110,12 +111,18 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
                 raise UsageError(f"{option}: {request.target} is a checkpoint, expected a bundle{mend}")
         outputs.check(target)
         images = read_images(request, target, request.images or budget.images)
-        if request.against is None:
-            found = evaluate(target, images, settings)
-        else:
-            precision = _precision_for(request.against, request.precision)
-            with request.open(request.against, precision) as other:
-                found = evaluate(target, images, settings, against=other)
+        with ExitStack() as stack:
+            others: dict[str, Target] = {}
+            for role, path in (("against", request.against), ("ordinary", request.ordinary)):
+                if path is not None:
+                    precision = _precision_for(path, request.precision)
+                    others[role] = stack.enter_context(request.open(path, precision))
+            if "ordinary" in others and others["ordinary"].twin is None:
+                raise UsageError(
+                    f"--ordinary {request.ordinary}: there is no twin in it to attack",
+                    hint="name a bundle or checkpoint of this project",
+                )
+            found = evaluate(target, images, settings, **others)
         _write(found, target, images, settings, outputs)
     return found.report
 

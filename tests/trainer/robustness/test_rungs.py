@@ -36,6 +36,29 @@ def test_a_step_size_of_linf_is_no_length_in_l2(
         assert lengths(changes).max() == pytest.approx(reaches, rel=0.05)
 
 
+def test_an_ordinary_classifier_is_attacked_in_place_of_the_target(
+    undefended: Defence, hardened: Defence, digits: tuple[Images, Images]
+) -> None:
+    budget = Budget("test", ("clean", "ordinary"), images=64, steps=10)
+    target, ordinary = as_target(hardened, "the defence"), as_target(undefended, "the ordinary one")
+    (clean,), remarks = Rungs(target, budget, Ball("linf", 0.2), 64).steps()
+    assert (clean.name, remarks) == ("clean", [])
+
+    steps, _ = Rungs(target, budget, Ball("linf", 0.2), 64, ordinary=ordinary).steps()
+    images, labels = next(digits[1].batches(64))
+    attacked = steps[1].attack(Batch(images, labels, images, torch.Generator().manual_seed(0)))
+    assert "the ordinary one" in steps[1].says
+    assert (attacked - images).abs().max() <= 0.2 + 1e-6
+    assert ordinary.digest in steps[1].made
+
+    def right(seen: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float((undefended.classifier.all_logits(seen).mean(0).argmax(1) == labels).float().mean())
+
+    assert right(images) > 0.8
+    assert right(attacked) < 0.2
+
+
 def test_the_sweep_of_l2_is_in_parts_of_its_eps() -> None:
     standard = BUDGETS["standard"]
     sweep = [ball.eps for ball in standard.sweep_of(Ball("linf", 8 / 255))]

@@ -9,6 +9,7 @@ from trainer.robustness.attacks.ball import Ball
 L2_SWEEP = (0.25, 0.5, 2.0)
 RUNGS = (
     "clean",
+    "ordinary",
     "blind",
     "transfer",
     "pgd-margin",
@@ -86,7 +87,7 @@ BUDGETS = {
         Budget("clean", ("clean",), images=None, draws=1),
         Budget(
             "quick",
-            ("clean", "blind", "transfer", "pgd-margin", "pgd", "bpda-purifier"),
+            ("clean", "ordinary", "blind", "transfer", "pgd-margin", "pgd", "bpda-purifier"),
             images=128,
             check_images=16,
             is_headline=False,

@@ -68,16 +68,26 @@ class Evaluation:
 
 
 def evaluate(
-    target: Target, images: Images, settings: Settings, *, against: Target | None = None
+    target: Target,
+    images: Images,
+    settings: Settings,
+    *,
+    against: Target | None = None,
+    ordinary: Target | None = None,
 ) -> Evaluation:
     """Climb the budget's ladder with ``target``, and with ``against`` on the same images where one is given.
+
+    Args:
+        ordinary: a classifier as people usually deploy it; attacks on it alone are a rung of both ladders.
 
     Raises:
         UsageError: the images don't fit a target, or no attack on them needs such an eps.
     """
     start = time.perf_counter()
-    run = _Run(target, images, settings)
-    other = None if against is None else _Run(against, images, settings)  # a misfit is told before the work
+    run = _Run(target, images, settings, ordinary)
+    other = (
+        None if against is None else _Run(against, images, settings, ordinary)
+    )  # a misfit is told before the work
     outcomes, remarks = run.ladder()
     rungs = tuple(outcome.rung(images.targets) for outcome in outcomes.values())
     worst = _worst(outcomes, images)
@@ -144,8 +154,12 @@ def _is_single(outcome: Outcome) -> bool:
 class _Run:
     """One target on one set of images."""
 
-    def __init__(self, target: Target, images: Images, settings: Settings) -> None:
-        check_fit(target, images)
+    def __init__(
+        self, target: Target, images: Images, settings: Settings, ordinary: Target | None = None
+    ) -> None:
+        for each in (target, ordinary):
+            if each is not None:
+                check_fit(each, images)
         settings.ball.check_reach(target.height, target.width)
         self.target, self.images, self.settings = target, images, settings
         self.draws = settings.budget.draws if target.n_draws > 1 else 1
@@ -171,7 +185,7 @@ class _Run:
         if self.samples is not None:
             budget = msgspec.structs.replace(budget, samples=self.samples.count)
             bfloat16 = self.samples.bfloat16
-        self.rungs = Rungs(target, budget, settings.ball, len(images), bfloat16=bfloat16)
+        self.rungs = Rungs(target, budget, settings.ball, len(images), bfloat16=bfloat16, ordinary=ordinary)
 
     def ladder(self) -> tuple[dict[str, Outcome], list[str]]:
         """Every rung that this target and budget allow, and remarks on the others."""

@@ -75,16 +75,24 @@ _MEANS = {"margin": mean_log, "cross-entropy": log_mean, "dlr": mean_log}  # by 
 class Rungs:
     """The steps of a ladder on ``images`` images of one target.
 
-    ``bfloat16`` is the number format of the attacks on the bank's mean.
+    ``bfloat16`` is the number format of the attacks on the bank's mean. ``ordinary`` is an ordinary classifier,
+    whose attacks are shown to the target; None leaves that rung out.
     """
 
     def __init__(
-        self, target: Target, budget: Budget, ball: Ball, images: int, *, bfloat16: bool = False
+        self,
+        target: Target,
+        budget: Budget,
+        ball: Ball,
+        images: int,
+        *,
+        bfloat16: bool = False,
+        ordinary: Target | None = None,
     ) -> None:
         self.bfloat16 = bfloat16
         self.budget, self.ball, self.images = budget, ball, images
         self.judge, self.twin, self.n_classes = target.judge, target.twin, len(target.labels)
-        self.fp32_twin = target.fp32_twin
+        self.fp32_twin, self.ordinary = target.fp32_twin, ordinary
         self.few = min(images, budget.few)
 
     def steps(self) -> tuple[list[Step], list[str]]:
@@ -92,6 +100,7 @@ class Rungs:
         few = partial(Climb, loss="cross-entropy", images=self.few, extends=True)
         makers: dict[str, Callable[[], Step]] = {
             "clean": self._clean,
+            "ordinary": self._ordinary,
             "blind": self._blind,
             "transfer": self._transfer,
             "pgd-margin": partial(self.gradient_step, "pgd-margin", Climb()),
@@ -103,7 +112,8 @@ class Rungs:
             "square": self._square,
             "autoattack": self._autoattack,
         }
-        rungs = [name for name in self.budget.rungs if name != "transfer" or self.fp32_twin is not None]
+        absent = {"transfer": self.fp32_twin is None, "ordinary": self.ordinary is None}
+        rungs = [name for name in self.budget.rungs if not absent.get(name, False)]
         why_not = {name: self._why_not(name) for name in rungs}
         steps = [makers[name]() for name, reason in why_not.items() if reason is None]
         return steps, [f"{name}: left out, {reason}" for name, reason in why_not.items() if reason]
@@ -153,6 +163,14 @@ class Rungs:
     def _clean(self) -> Step:
         return Step("clean", None, self.images, PASSES, says=wording.CLEAN)
 
+    def _ordinary(self) -> Step:
+        assert self.ordinary is not None
+        assert self.ordinary.twin is not None
+        steps = self.budget.steps
+        attack = self._ascent(Raw(self.ordinary.twin, n_classes=self.n_classes), "cross-entropy")
+        says, made = wording.ordinary(steps, self.ordinary.name), (self.ball, steps, self.ordinary.digest)
+        return Step("ordinary", attack, self.images, PASSES, says=says, made=made)
+
     def _blind(self) -> Step:
         steps, model = self.budget.steps, Raw(self._twin(), n_classes=self.n_classes)
         # no patience: what has beaten the classifiers goes on to get worse for the purifiers, unseen
@@ -201,7 +219,7 @@ class Rungs:
         return Step(name, attack, self.images, batch, says=says, made=made_of, survivors=survivors)
 
     def _why_not(self, name: str) -> str | None:
-        if self.twin is None and name not in ("clean", "square"):
+        if self.twin is None and name not in ("clean", "ordinary", "square"):
             return "the bundle has no twin: white-box not measured"
         if name == "autoattack" and self.n_classes < MIN_CLASSES:
             return "its targeted losses need four classes"

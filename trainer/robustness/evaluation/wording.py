@@ -30,6 +30,10 @@ def one_draw(steps: int) -> str:
     return f"PGD on the margin, {steps} {FALLING}, on one fixed draw"
 
 
+def ordinary(steps: int, name: str) -> str:
+    return f"PGD, {steps} steps on the classifiers of {name} alone, then shown to the defence"
+
+
 def blind(steps: int) -> str:
     return f"PGD, {steps} steps on the classifiers alone, then shown to the whole defence"
 
