@@ -27,3 +27,9 @@ def test_each_exported_name_is_there(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Purifer'"):
         sdk.Purifer  # noqa: B018
+
+
+def test_a_purifier_alone_loads_no_video_reader() -> None:
+    report = "import sys, sdk; sdk.Purifier; print('av' in sys.modules, 'sdk.sources.open' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
