@@ -53,7 +53,7 @@ for command in (fit, benchmark, data, bank, soften, calibrate, ablate):
 )
 @click.option("--against", type=click.Path(path_type=Path), help="Another one, on the same images.")
 @click.option("--ordinary", type=click.Path(path_type=Path), metavar="PATH",
-              help="An ordinary classifier, in a bundle or checkpoint: show TARGET attacks on it.")  # fmt: skip
+              help="A bundle or checkpoint: show TARGET attacks on its classifiers.")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(BACKENDS),
               help="What runs a bundle's engines.")  # fmt: skip
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS),

@@ -75,8 +75,8 @@ _MEANS = {"margin": mean_log, "cross-entropy": log_mean, "dlr": mean_log}  # by 
 class Rungs:
     """The steps of a ladder on ``images`` images of one target.
 
-    ``bfloat16`` is the number format of the attacks on the bank's mean. ``ordinary`` is an ordinary classifier,
-    whose attacks are shown to the target; None leaves that rung out.
+    ``bfloat16`` is the number format of the attacks on the bank's mean. ``ordinary`` is an ordinary
+    classifier, whose attacks are shown to the target; None leaves that rung out.
     """
 
     def __init__(
