@@ -17,9 +17,11 @@ test: .venv/.everything
 	$(BIN)/python -m pytest tests/trainer --ignore tests/trainer/robustness
 	$(BIN)/python -m pytest tests/trainer/robustness
 
-# All tests but those marked slow: under two minutes on two idle cores.
+# All tests but those marked slow, in two processes: under two minutes on two idle cores.
 test-fast: .venv/.everything
-	$(BIN)/python -m pytest -m 'not slow' tests
+	$(BIN)/python -m pytest -m 'not slow' tests/sdk & first=$$!; \
+	$(BIN)/python -m pytest -m 'not slow' tests --ignore tests/sdk; second=$$?; \
+	wait $$first && exit $$second
 
 # Find out which tests are slow, for test-fast: writes tests/slow.txt.
 slow-tests: .venv/.everything
