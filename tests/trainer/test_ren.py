@@ -115,3 +115,25 @@ def test_a_single_purifier_is_its_part_of_the_bank(index: int) -> None:
     alone = SingleSparsePurifier(bank, index)
     for image, mask, expected in zip(images, masks, together, strict=True):
         torch.testing.assert_close(alone(image[None], mask[None])[0], expected)
+
+
+@pytest.mark.parametrize(("height", "width", "patch"), [(33, 33, 4), (31, 20, 4), (30, 45, 8), (227, 227, 4)])
+def test_an_image_of_any_side_is_purified(height: int, width: int, patch: int) -> None:
+    """As the same image with its last row and column repeated, cropped; the exported purifier does so too."""
+    generator = torch.Generator().manual_seed(0)
+    bank = SparseEncodingPurifier(
+        n_purifiers=2, atoms=192, atoms_per_encoder=160, patch=patch, image_size=33, generator=generator
+    )
+    images, stride = torch.rand(2, 3, height, width, generator=generator), patch // 2
+    encoder, mask = torch.tensor([0, 1]), torch.ones(2, 192)
+    with torch.no_grad():
+        found = bank(images, encoder, mask)
+        bottom, right = -height % stride, -width % stride
+        padded = F.pad(images, (0, right, 0, bottom), mode="replicate")
+        expected = bank(padded, encoder, mask)[:, :, :height, :width]
+        single = bank.single(1)(images[1:], mask[1:])
+    assert found.shape == images.shape
+    assert bottom or right
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(single, found[1:], rtol=0, atol=1e-5)
+    assert (found - images).abs().mean() < 0.1

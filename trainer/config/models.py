@@ -82,13 +82,6 @@ class RenModel(_Model, frozen=True, tag_field="family", tag="ren"):
 
     purifier: RenPurifier = RenPurifier()
 
-    def __post_init__(self) -> None:
-        stride = self.purifier.patch // 2
-        if self.image_size % stride:
-            raise ValueError(
-                f"image_size: expected a multiple of {stride}, half of the patch, got {self.image_size}"
-            )
-
 
 class MaepModel(_Model, frozen=True, tag_field="family", tag="maep"):
     """Masked autoencoder purifier."""

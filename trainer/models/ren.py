@@ -69,7 +69,8 @@ class SparseEncodingPurifier(PurifierBank):
         thresholds = nn.Parameter(torch.full((n_purifiers, atoms), threshold)) if threshold else None
         self.register_parameter("threshold", thresholds)  # (K, A)
         self.register_buffer("subset", _subsets(n_purifiers, atoms, atoms_per_encoder, generator))  # (K, A)
-        probe = torch.randn(1, 3, image_size, image_size, generator=generator)
+        side = image_size + -image_size % self.stride
+        probe = torch.randn(1, 3, side, side, generator=generator)
         self.register_buffer("probe", probe / probe.norm())
         self.register_buffer("lambda_max", torch.ones(()))
         self.power_iteration(50)
@@ -190,7 +191,7 @@ def sparse_purify(
         return mask * code if threshold is None else shrink(mask * code, (step * threshold).to(code.dtype))
 
     height, width = images.shape[2:]
-    images = _padded(images, stride)
+    images = pad_to_multiple(images, stride)
     mean = images.mean(dim=(2, 3), keepdim=True)
     target = images - mean  # (B, 3, H, W)
     code = advance(step * F.conv2d(target, atoms, stride=stride, padding=padding))
@@ -202,7 +203,7 @@ def sparse_purify(
     return code, purified if purified.shape[2:] == (height, width) else purified[:, :, :height, :width]
 
 
-def _padded(images: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """``images`` with their last row and column repeated until both sides are multiples."""
     for dim in (2, 3):
         missing = -images.shape[dim] % multiple

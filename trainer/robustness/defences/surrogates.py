@@ -24,7 +24,7 @@ from torch import Tensor
 
 from trainer.models import Defence, Draw
 from trainer.models.purifier import PurifierBank
-from trainer.models.ren import SparseEncodingPurifier, contrast_ratio, sparse_purify
+from trainer.models.ren import SparseEncodingPurifier, contrast_ratio, pad_to_multiple, sparse_purify
 from trainer.robustness.defences.judges import Judge
 from trainer.robustness.defences.quantized import EnginePurifier
 
@@ -217,7 +217,9 @@ def _without_shrinkage(purifier: SparseEncodingPurifier, images: Tensor, draw: D
     zero = torch.zeros_like(active)
     stride, padding = purifier.stride, purifier.padding
     code, _ = sparse_purify(images, atoms, active, zero, step, purifier.iterations, stride, padding)
+    height, width = images.shape[2:]
+    images = pad_to_multiple(images, stride)
     mean = images.mean(dim=(2, 3), keepdim=True)
     decoded = F.conv_transpose2d(code, atoms, stride=stride, padding=padding)
     result: Tensor = mean + decoded * contrast_ratio(images - mean, decoded)
-    return result
+    return result[:, :, :height, :width]
