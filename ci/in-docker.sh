@@ -12,6 +12,7 @@ if [ -e /etc/nv_tegra_release ]; then # a Jetson says in two files what it is, a
     tr -d '\0' </proc/device-tree/model >.engine-cache/jetson-model
     mounts+=(--volume /etc/nv_tegra_release:/etc/nv_tegra_release:ro)
     mounts+=(--volume "$PWD/.engine-cache/jetson-model:/etc/jetson-model:ro")
+    mounts+=(--group-add video) # whose members alone may open a Jetson's GPU
 fi
 read -r -a gpu <<<"${DOCKER:-}"
 exec docker run --rm --user "$(id -u):$(id -g)" "${gpu[@]}" "${mounts[@]}" edge-purify-engines "$@"

@@ -56,13 +56,30 @@ class Drop:
         most = MOST_POINTS[self.precision]
         if self.upper <= most:
             return None
-        engine = f"{self.engine} in {self.precision}{' for CPUs' if self.kind == 'cpu' else ''}"
+        what = f"{self.precision}{' for CPUs' if self.kind == 'cpu' else ''}"
+        if self.drop < most:
+            return (
+                f"{what}: too few pictures to tell: {self.n_images} {self.says} images bound the drop of "
+                f"accuracy by {self.upper:.2f} points (95 %), expected at most {most}; "
+                f"give at least {self.enough}"
+            )
         return (
-            f"{engine}: accuracy on {self.n_images} {self.says} images falls from "
+            f"{self.engine} in {what}: accuracy on {self.n_images} {self.says} images falls from "
             f"{self.fp32:.1f} to {self.accuracy:.1f} %, by up to {self.upper:.2f} points (95 % bound), "
-            f"expected at most {most}"
-            + ("; give more images" if self.drop <= 0 else ", the draws of this engine having lost the most")
+            f"expected at most {most}, the draws of this engine having lost the most"
         )
+
+    @property
+    def enough(self) -> int:
+        """How many images would pass if as small a drop were found on them; 0 where none would."""
+        room = MOST_POINTS[self.precision] - self.drop
+        if room <= 0:
+            return 0
+        scale = (100 * Z95) ** 2
+        spread = ((self.upper - self.drop) * self.n_images) ** 2 / scale - 1  # of all images, see upper_bound
+        each = max(spread, 0.0) / self.n_images
+        root = math.sqrt((scale * each) ** 2 + 4 * room**2 * scale)
+        return math.ceil((scale * each + root) / (2 * room**2))
 
 
 class PairedAccuracy:

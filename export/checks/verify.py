@@ -93,7 +93,9 @@ def examine(
             on_step(f"verify {precision}")
             for kind in graph_kinds(bundle, precision):
                 with closing(OnnxRuntimeBackend(bundle, precision, graphs=kind)) as low:
-                    compared = replay(bundle, low, golden)
+                    # golden images are made by rule: where there are pictures like those that the bundle is
+                    # for, an engine that was calibrated on such is judged on these alone
+                    compared = [] if labelled else replay(bundle, low, golden)
                     compared += _against_fp32(bundle, low, full, n_images, labelled)
                     deviations += [replace(one, kind=kind) for one in compared]
                     drops += [replace(one.drop(low), kind=kind) for one in accuracies]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 @click.option(
     "--profile", "profiles", multiple=True, help="A dynamic input's range of shapes, NAME=MIN:OPT:MAX."
 )
+@click.option(
+    "--dla",
+    type=click.IntRange(0, 1),
+    help="Number of the deep-learning accelerator that runs what it can of the classifiers.  [default: none]",
+)
+@click.option("--dry-run", is_flag=True, help="Only print the commands of NVIDIA's tool that build the same.")
 @click.option("--force", is_flag=True, help="Build even what could be reused.")
 @click.option("--into-bundle", is_flag=True, help="Write into BUNDLE instead of the user's cache.")
 @click.option("--key", is_flag=True, help="Only print a hash that names these engines, for a CI's cache.")
@@ -36,6 +42,8 @@ def engines_command(
     precision: str | None,
     workspace: int | None,
     profiles: tuple[str, ...],
+    dla: int | None,
+    dry_run: bool,
     force: bool,
     into_bundle: bool,
     key: bool,
@@ -45,25 +53,33 @@ def engines_command(
 
     TensorRT builds on the device that will run the engines, TensorRT-RTX (--target rtx) anywhere.
     """
+    from export.tensorrt import engines, trtexec
     from export.tensorrt.build import Profile
-    from export.tensorrt.engines import build_engines, engines_key
     from sdk.bundle import Bundle
     from sdk.bundle.signature import sign_again
 
     bundle = Bundle.open(folder)
     precisions = [] if precision is None else [name.strip() for name in precision.split(",")]
     shapes = tuple(map(Profile.parse, profiles))
+    wanted: dict[str, Any] = {
+        "precisions": precisions,
+        "workspace_mib": workspace,
+        "profiles": shapes,
+        "dla": dla,
+    }
+    if dry_run:
+        for command in trtexec.dry_run(bundle, target, **wanted):
+            echo(command)
+        return
     if key:
-        echo(engines_key(bundle, target, precisions=precisions, workspace_mib=workspace, profiles=shapes))
+        echo(engines.engines_key(bundle, target, **wanted))
         return
     was_signed = bundle.has_signature
     with _progress() as (on_step, on_phase):
-        outcome = build_engines(
+        outcome = engines.build_engines(
             bundle,
             target,
-            precisions=precisions,
-            workspace_mib=workspace,
-            profiles=shapes,
+            **wanted,
             force=force,
             into_bundle=into_bundle,
             on_step=on_step,

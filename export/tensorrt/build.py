@@ -19,6 +19,7 @@ from sdk.backends.tensorrt_log import errors_into, log_of
 from sdk.errors import EdgePurifyError, UsageError
 
 MIB = 1 << 20
+DLA_SINCE = (11, 4, 1)  # strongly typed networks
 LOG_LINES = 8  # of TensorRT's errors in ours; the first ones say why, the others follow from them
 
 OnPhase = Callable[[str], None]
@@ -63,15 +64,20 @@ class Profile:
 
 @dataclass(frozen=True)
 class Options:
-    """What shapes a build beside the graph; a part of the engine's fingerprint."""
+    """What shapes a build beside the graph; a part of the engine's fingerprint.
+
+    ``dla`` is the number of the deep-learning accelerator that runs what it can; None leaves all to the GPU.
+    """
 
     workspace_mib: int
     profiles: tuple[Profile, ...] = ()
+    dla: int | None = None
 
     def fields(self) -> dict[str, int | str]:
         """For the fingerprint; ``recipe`` counts the changes of this module that change an engine."""
         profiles = {"profiles": " ".join(map(str, self.profiles))} if self.profiles else {}
-        return {"recipe": 1, "workspace_mib": self.workspace_mib, **profiles}
+        dla = {} if self.dla is None else {"dla": self.dla}
+        return {"recipe": 1, "workspace_mib": self.workspace_mib, **profiles, **dla}
 
 
 class Built(NamedTuple):
@@ -88,6 +94,7 @@ def build_plan(
     *,
     known_timings: bytes | None = None,
     on_phase: OnPhase = lambda phase: None,
+    on_notice: OnPhase = lambda notice: None,
 ) -> Built:
     """Build the serialized engine of an ONNX file.
 
@@ -96,6 +103,7 @@ def build_plan(
         known_timings: what an earlier build left, which makes this one faster, or b"" if there was none;
             None keeps no timings.
         on_phase: called with the builder's phases as they begin, perhaps from TensorRT's own threads.
+        on_notice: called with what the user should know of the engine, such as layers that a DLA can't run.
 
     Raises:
         BuildError: TensorRT refuses; the message holds its own log lines.
@@ -119,6 +127,8 @@ def build_plan(
         monitor = _progress_monitor(trt, on_phase)
         config.progress_monitor = monitor
         _add_profiles(builder, network, config, options.profiles)
+        if options.dla is not None:
+            _prefer_dla(trt, network, config, options.dla, on_notice)
         if known_timings is not None:
             _start_from(config, known_timings)
         plan = builder.build_serialized_network(network, config)
@@ -167,6 +177,24 @@ def _add_profiles(builder: Any, network: Any, config: Any, profiles: tuple[Profi
         ranges.set_shape(name, wanted.min, wanted.opt, wanted.max)
     if config.add_optimization_profile(ranges) < 0:
         raise BuildError(f"can't take profiles {', '.join(map(str, profiles))}: they contradict the graph")
+
+
+def _prefer_dla(trt: Any, network: Any, config: Any, core: int, on_notice: OnPhase) -> None:
+    """Give a DLA what it can run, and the GPU the rest. *Not executed on a GPU*."""
+    version = tuple(int(part) for part in trt.__version__.split(".")[:3])
+    if version < DLA_SINCE:
+        raise BuildError(
+            f"can't use a DLA: with strong typing TensorRT serves it from {'.'.join(map(str, DLA_SINCE))} on",
+            hint="leave --dla out",
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    left = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    if left:
+        shown = ", ".join(left[:LOG_LINES]) + (", …" if len(left) > LOG_LINES else "")
+        on_notice(f"DLA {core} can't run {len(left)} of {len(layers)} layers, so the GPU does: {shown}")
 
 
 def _limit_workspace(trt: Any, config: Any, workspace_mib: int) -> None:

@@ -6,6 +6,7 @@ engine.  A lock that dies with its process makes two builds of one bundle follow
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import os
@@ -72,6 +73,7 @@ def build_engines(
     precisions: Sequence[str] = (),
     workspace_mib: int | None = None,
     profiles: tuple[Profile, ...] = (),
+    dla: int | None = None,
     force: bool = False,
     into_bundle: bool = False,
     on_step: OnStep = lambda what, done, total: None,
@@ -83,6 +85,7 @@ def build_engines(
         precisions: which of the bundle's to build; empty takes all that the target runs.
         workspace_mib: scratch memory that a layer may take, in MiB; None takes the target's.
         profiles: shape ranges of inputs whose ONNX shape is dynamic.
+        dla: number of the deep-learning accelerator that runs what it can of the classifiers.
         force: build anew what could be reused.
         into_bundle: write beside the ONNX files instead of into the user's cache, and list the engines in
             ``bundle.json``; a signature of it is removed.
@@ -94,7 +97,7 @@ def build_engines(
         BackendError: this host can't build for the target, or others may write to the cache.
         BuildError: TensorRT refuses an engine, is killed, or the plan can't be written.
     """
-    run = _plan(bundle, target_name, precisions, workspace_mib, profiles)
+    run = _plan(bundle, target_name, precisions, (workspace_mib, profiles, dla))
     total = len(run.engines)
     provided = []
     try:
@@ -125,34 +128,35 @@ def engines_key(
     precisions: Sequence[str] = (),
     workspace_mib: int | None = None,
     profiles: tuple[Profile, ...] = (),
+    dla: int | None = None,
 ) -> str:
     """One hash over the fingerprints of all engines of a run, for a cache that keeps them between runs.
 
     Raises:
         UsageError, BackendError: as ``build_engines``.
     """
-    run = _plan(bundle, target_name, precisions, workspace_mib, profiles)
+    run = _plan(bundle, target_name, precisions, (workspace_mib, profiles, dla))
     keys = [run.fingerprint(engine, precision).key for engine, precision in run.engines]
     return hashlib.sha256(" ".join(keys).encode()).hexdigest()
 
 
-def _plan(
-    bundle: Bundle,
-    target_name: str,
-    precisions: Sequence[str],
-    workspace_mib: int | None,
-    profiles: tuple[Profile, ...],
-) -> _Run:
+Wanted = tuple[int | None, tuple[Profile, ...], int | None]  #: workspace in MiB, profiles, DLA
+
+
+def options_for(target: Target, wanted: Wanted) -> Options:
+    """The options of a build for ``target``, with its workspace where none is wanted."""
+    workspace_mib, profiles, dla = wanted
+    if dla is not None and target.model != "AGX Orin":  # the others served have none
+        raise UsageError(f"dla: {target.name} has no deep-learning accelerator", hint="leave --dla out")
+    return Options(target.workspace_mib if workspace_mib is None else workspace_mib, profiles, dla)
+
+
+def _plan(bundle: Bundle, target_name: str, precisions: Sequence[str], wanted: Wanted) -> _Run:
     target = find_target(target_name)
-    chosen = _choose(bundle, target, precisions)
-    engines = bundle.manifest.engines
-    return _Run(
-        bundle,
-        target,
-        build_host(target),
-        Options(target.workspace_mib if workspace_mib is None else workspace_mib, profiles),
-        [(engine, precision) for precision in chosen for engine in engines],
-    )
+    chosen = choose(bundle, target, precisions)
+    options = options_for(target, wanted)
+    engines = [(engine, precision) for precision in chosen for engine in bundle.manifest.engines]
+    return _Run(bundle, target, build_host(target), options=options, engines=engines)
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,11 @@ class _Run:
                 return sidecar
         return None
 
+    def options_of(self, engine: Engine) -> Options:
+        """Those of the run; a DLA is for classifiers alone: it can run next to nothing of a purifier."""
+        is_purifier = engine in self.bundle.manifest.purifiers
+        return dataclasses.replace(self.options, dla=None) if is_purifier else self.options
+
     def fingerprint(self, engine: Engine, precision: Precision) -> Fingerprint:
         return Fingerprint(
             backend=self.target.backend,
@@ -203,7 +212,7 @@ class _Run:
             gpu=self.host.gpu,
             board=self.host.board,
             multiprocessors=self.host.multiprocessors,
-            options=self.options.fields(),
+            options=self.options_of(engine).fields(),
         )
 
     def _build(self, engine: Engine, fingerprint: Fingerprint, plan: Path, on_phase: OnPhase) -> Sidecar:
@@ -218,7 +227,7 @@ class _Run:
         job = Job(
             module=self.host.module,
             onnx=onnx,
-            options=self.options,
+            options=self.options_of(engine),
             part=file.part,
             timings=timings,
         )
@@ -267,7 +276,7 @@ def _listing(bundle: Bundle, provided: Sequence[Provided]) -> Bundle:
     return Bundle.open(bundle.folder)
 
 
-def _choose(bundle: Bundle, target: Target, wanted: Sequence[str]) -> list[Precision]:
+def choose(bundle: Bundle, target: Target, wanted: Sequence[str]) -> list[Precision]:
     """The precisions to build, in their usual order."""
     engines = bundle.manifest.engines
     there = [name for name in target.precisions if all(name in engine.onnx for engine in engines)]

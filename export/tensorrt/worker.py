@@ -96,6 +96,7 @@ def _work(job: Job, connection: Connection, parent: int) -> None:
             job.options,
             known_timings=None if job.timings is None else _known(job.timings),
             on_phase=lambda phase: send("phase", phase),
+            on_notice=lambda notice: send("notice", notice),
         )
         job.part.write_bytes(built.plan)
         if job.timings is not None and (reason := _not_kept(job.timings, built.timings or b"")):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from export.checks import verify
-from export.checks.accuracy import PairedAccuracy, upper_bound
+from export.checks.accuracy import Drop, PairedAccuracy, upper_bound
 from export.inputs.calibration import attacked_images, self_made_images
 from export.inputs.labelled import Labelled
 from export.inputs.synthetic_images import synthetic_images
@@ -74,6 +74,39 @@ def test_too_few_images_prove_nothing_and_a_thousand_that_agree_do() -> None:
     assert upper_bound(np.zeros(1000)) < 0.002
 
 
+def drop_of(lost: np.ndarray) -> Drop:
+    """The Drop of per-image losses."""
+    points = 100 * float(lost.mean())
+    return Drop(
+        "fp16", "clean", len(lost), 2, 100.0, 100.0 - points, points, 100 * upper_bound(lost), "classifier-00"
+    )
+
+
+def test_with_too_few_pictures_it_says_how_many_are_enough() -> None:
+    few = drop_of(np.zeros(36))
+    assert few.complaint is not None
+    assert "fp16: too few pictures to tell: 36 clean images" in few.complaint
+    assert few.complaint.endswith(f"give at least {few.enough}")
+    assert few.enough > 36
+    assert drop_of(np.zeros(few.enough)).complaint is None
+
+
+def test_with_a_small_drop_as_many_pictures_as_it_asks_for_are_enough() -> None:
+    lost = np.zeros(200)
+    lost[0] = 1.0
+    few = drop_of(lost)
+    assert few.complaint is not None
+    assert drop_of(np.tile(lost, math.ceil(few.enough / 200))).complaint is None
+
+
+def test_a_drop_beyond_the_bound_is_not_for_want_of_pictures() -> None:
+    lost = np.zeros(1000)
+    lost[:100] = 1.0
+    complaint = drop_of(lost).complaint
+    assert complaint is not None
+    assert "classifier-00 in fp16: accuracy on 1000 clean images falls from 100.0 to 90.0 %" in complaint
+
+
 def test_the_bound_covers_the_true_drop_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     outcomes = rng.choice([1.0, -1.0, 0.0], p=[0.03, 0.02, 0.95], size=(2000, 500))
@@ -101,8 +134,8 @@ def test_a_drop_fails_verification(lowered: Path, monkeypatch: pytest.MonkeyPatc
     bundle = Bundle.open(lowered)
     opened = verify.open_backend
 
-    def lossy(bundle: Bundle, backend: str, precision: Any) -> Any:
-        honest = opened(bundle, backend, precision)
+    def lossy(bundle: Bundle, precision: Any, *, graphs: Any) -> Any:
+        honest = opened(bundle, "onnxruntime", precision)
         return honest if precision != "fp16" else Lossy(honest)
 
     class Lossy(Forgetful):
@@ -113,7 +146,7 @@ def test_a_drop_fails_verification(lowered: Path, monkeypatch: pytest.MonkeyPatc
     with closing(opened(bundle, "onnxruntime", "fp32")) as full:
         labelled = labelled_by(bundle, full, 120)
     verify.verify(bundle, n_images=8, labelled=[labelled])
-    monkeypatch.setattr(verify, "open_backend", lossy)
+    monkeypatch.setattr(verify, "OnnxRuntimeBackend", lossy)
     monkeypatch.setattr(verify, "replay", lambda *arguments: [])
     monkeypatch.setattr(verify, "parity_fp32", lambda *arguments: [])
     with pytest.raises(
@@ -157,7 +190,7 @@ def test_attacked_images_are_judged_like_clean_ones(lowered: Path, pictures: Pat
     options = ("--data", pictures, "--dataset", "imagenet", "--attacked", path)
     result = run("verify", lowered, "--images", 2, *options)
     # five images can't prove that at most 1.5 points are lost, even if they agree
-    assert_one_line(result, 3, "accuracy on 5 ", " images", "expected at most 1.5")
+    assert_one_line(result, 3, "too few pictures to tell: 5 ", "expected at most 1.5", "give at least 110")
 
 
 def test_attacked_images_need_the_data_set_that_they_are_of(
