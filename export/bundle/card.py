@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sdk.bundle import Manifest
-from sdk.bundle.deviation import BOUND
+from sdk.bundle.deviation import AMPLIFIED, BOUND
 from sdk.bundle.sections import section
 
 ORIGIN = {
@@ -163,7 +163,8 @@ def _held_to(manifest: Manifest) -> Iterator[str]:
         return
     yield "The classifier is a foreign ONNX file, and the purifiers were not trained with it. There is no"
     yield "torch twin: white-box robustness is **not measured**. When the bundle was written, every purifier"
-    yield f"was within {BOUND:.0e} of its torch model under the same draws, the classifier of the file given."
+    yield f"was within {BOUND:.0e} of its torch model under the same draws, and the classifier decided"
+    yield f"as the file given, its logits within {AMPLIFIED.max_abs:.0%} of their standard deviation."
 
 
 def _provenance(provenance: Mapping[str, Any]) -> Iterator[str]:

@@ -239,6 +239,7 @@ for line in sys.stdin:
         said = "refused" if str(error) and "\\n" not in str(error) else "NOT ONE LINE " + repr(str(error))
     except BaseException as error:
         said = f"TRACEBACK {type(error).__name__}: {error}".replace("\\n", " ")[:300]
+    signal.alarm(0)
     status = open("/proc/self/status").read()  # getrusage's maximum has the parent's memory in it
     peak_mib = int(status.split("VmHWM:")[1].split()[0]) / 1024
     print(f"{time.monotonic() - begun:.2f} {peak_mib:.0f} {said}", flush=True)
