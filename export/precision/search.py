@@ -67,7 +67,7 @@ def search(
 ) -> Quantized:
     """Quantize the FP32 engine ``data``.
 
-    The method with the least error on ``held_out`` is taken.  If that misses ``AIM``, every layer is left
+    The method with the least error on ``held_out`` is taken. If that misses ``AIM``, every layer is left
     out once by itself, and those that gain the most stay out, one after the other, until the aim is met or a
     quarter are out.
 

@@ -1,6 +1,6 @@
 """One engine from one ONNX file, over the TensorRT module that it is given.
 
-The same code serves ``tensorrt`` 10 and 11 and ``tensorrt_rtx``.  With ``tensorrt_rtx`` the tests execute
+The same code serves ``tensorrt`` 10 and 11 and ``tensorrt_rtx``. With ``tensorrt_rtx`` the tests execute
 it, without a GPU; with ``tensorrt`` it is *not executed on a GPU*, and every attribute that it uses is held
 to the signatures of the classes that ``tensorrt_rtx`` has under the same names.
 

@@ -1,7 +1,7 @@
 """Where engines can be built for: a device and its software line, and whether this host is one.
 
 TensorRT ties an engine to its exact version and GPU, so a target of the ``tensorrt`` backend is built on the
-device itself, or on one of its kind.  TensorRT-RTX builds without a GPU, for every RTX GPU at once.
+device itself, or on one of its kind. TensorRT-RTX builds without a GPU, for every RTX GPU at once.
 """
 
 from __future__ import annotations

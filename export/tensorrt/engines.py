@@ -1,7 +1,7 @@
 """A bundle's engines for one target: built where they are missing, reused where they fit.
 
 A plan appears under its name by a rename, its sidecar after it, so that a kill at any time leaves no half
-engine.  A lock that dies with its process makes two builds of one bundle follow each other.
+engine. A lock that dies with its process makes two builds of one bundle follow each other.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def build_engines(
         workspace_mib: scratch memory that a layer may take, in MiB; None takes the target's.
         profiles: shape ranges of inputs whose ONNX shape is dynamic.
         dla: number of the deep-learning accelerator that runs what it can of the classifiers.
-        force: build anew what could be reused.
+        force: build even what could be reused.
         into_bundle: write beside the ONNX files instead of into the user's cache, and list the engines in
             ``bundle.json``; a signature of it is removed.
         on_step: called with 'ID PRECISION', the engines done and their total as each engine begins.

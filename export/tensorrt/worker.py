@@ -107,7 +107,7 @@ def _work(job: Job, connection: Connection, parent: int) -> None:
     except OSError as error:
         send("failed", unwritable(error, job.part))
     except MemoryError:
-        send("failed", f"out of memory; {_mend(job.options.workspace_mib)}")
+        send("failed", f"out of memory; {_remedy(job.options.workspace_mib)}")
     except Exception as error:  # whatever it is: it is the parent that tells the user, in one line
         reason = " ".join(str(error).split())[:REASON_CHARS]
         send("failed", f"{type(error).__name__}: {reason}")
@@ -125,20 +125,22 @@ def _not_kept(path: Path, timings: bytes) -> str | None:
     try:
         write_atomically(path, timings)
     except OSError as error:
-        return f"{path}: the timings of kernels can't be kept: {error.strerror}; the next build measures anew"
+        return (
+            f"{path}: the timings of kernels can't be kept: {error.strerror}; the next build measures again"
+        )
     return None
 
 
 def _ending(exit_code: int | None, workspace_mib: int) -> str:
     """How a build's process ended that didn't say anything."""
     if exit_code == -signal.SIGKILL:
-        return f"its process was killed, as the kernel does when memory runs out; {_mend(workspace_mib)}"
+        return f"its process was killed, as the kernel does when memory runs out; {_remedy(workspace_mib)}"
     if exit_code is not None and exit_code < 0:
         return f"its process crashed with {signal.Signals(-exit_code).name}"
     return f"its process ended with exit code {exit_code}"
 
 
-def _mend(workspace_mib: int) -> str:
+def _remedy(workspace_mib: int) -> str:
     return f"free memory, or lower --workspace (now {workspace_mib} MiB)"
 
 

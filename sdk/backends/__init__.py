@@ -46,8 +46,8 @@ def open_backend(
 
     Args:
         backend: one of ``BACKENDS``; "auto" is TensorRT on a machine with an NVIDIA GPU and engines built
-            for it, otherwise ONNX Runtime.  If it falls back to that, the log says why, once: as a warning
-            if there is a GPU, and as information if there is none.  OpenVINO is taken by its name alone.
+            for it, otherwise ONNX Runtime. If it falls back to that, the log says why, once: as a warning
+            if there is a GPU, and as information if there is none. OpenVINO is taken by its name alone.
         precision: one of ``PRECISIONS``; "auto" is, in ONNX Runtime and OpenVINO, what a trial on this
             machine found to be right and fastest, and in TensorRT fp16 if that is built, or else fp32.
         provider: one of ``PROVIDERS``, what runs ONNX Runtime's nodes.

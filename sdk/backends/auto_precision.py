@@ -3,13 +3,13 @@ is remembered.
 
     trial(bundle, "onnxruntime").chosen  # "fp32", "fp16" or "int8"
 
-Correct comes before fast.  A precision whose golden outputs come out too far off here is never taken: 8-bit
-kernels saturate on some processors.  Of the others it is the most exact one, unless a less exact one needs a
+Correct comes before fast. A precision whose golden outputs come out too far off here is never taken: 8-bit
+kernels saturate on some processors. Of the others it is the most exact one, unless a less exact one needs a
 tenth less time.
 
 A trial takes, per precision, under a second for engines of a few milliseconds, and in OpenVINO two more to
-compile them.  It is remembered for the bundle's digest, the processor, the CPUs that the process may use, the
-backend with its version, the provider and its GPU, in the user's cache.  Where that is damaged, can't be
+compile them. It is remembered for the bundle's digest, the processor, the CPUs that the process may use, the
+backend with its version, the provider and its GPU, in the user's cache. Where that is damaged, can't be
 written, or can be written by others, or where a precision failed to run, the trial is made again.
 """
 

@@ -1,4 +1,4 @@
-"""The seam every inference backend fills: open a bundle's engines once, then run two of them a draw."""
+"""Interface of an inference backend: load the engines once, then run a purifier and a classifier per draw."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Backend(Protocol):
         """Run a whole draw, the purifier into the classifier, wherever the runtime does that best.
 
         ``want_purified`` is False where nobody will look at the purified image, which then need not leave
-        the device.  One that is on the host is held to ``checked``; where it isn't, only the logits are.
+        the device. One that is on the host is held to ``checked``; where it isn't, only the logits are.
         """
         ...
 

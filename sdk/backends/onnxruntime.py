@@ -4,13 +4,13 @@ Why it is set up so, measured on two busy cores, with a purifier of 0.17 ms and 
 it says otherwise:
 
 * Drawing among sessions of two spinning threads each takes 15 ms a frame beside a busy process, without
-  spinning 2.0 ms, and with one thread 1.9 ms.  On idle cores two threads take 1.6 ms without spinning, and
-  one 2.1.  So each session gets what its engine gains by when it is loaded, and none spins.
+  spinning 2.0 ms, and with one thread 1.9 ms. On idle cores two threads take 1.6 ms without spinning, and
+  one 2.1. So each session gets what its engine gains by when it is loaded, and none spins.
 * Spinning that stops with the run (``force_spinning_stop``) takes 1.4 ms on idle cores, but spins on the core
   that reads the next frame: a video goes through at 297 frames/s with it, and at 363 without.
-* One global pool for all sessions is as fast as a pool each with one thread.  With two threads it spins,
+* One global pool for all sessions is as fast as a pool each with one thread. With two threads it spins,
   which Python can't turn off, and takes 4.7 ms of CPU a frame instead of 2.5; with engines of 27 ms, 56
-  instead of 30.  It would also be the whole process's, the application's own sessions included.
+  instead of 30. It would also be the whole process's, the application's own sessions included.
 * I/O binding saves 5 of a run's 175 microseconds, and 0.1 of 16 ms with images of 224 x 224, and would tie
   the outputs to one buffer: plain ``run`` stays.
 * Graphs that were optimized before load in 29 ms instead of 65, four purifiers and two classifiers; but a

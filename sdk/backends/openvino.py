@@ -1,24 +1,24 @@
 """OpenVINO: a second runtime for CPUs, chosen by its name; the extra ``[openvino]`` brings it.
 
-It is here because of INT8 on processors with VNNI.  Measured with one thread on such a one, by
+It is here because of INT8 on processors with VNNI. Measured with one thread on such a one, by
 ``benchmarks/openvino_cpu.py``: a frame's two engines take 0.60 times as long in its INT8 as in ONNX Runtime's
 FP32, which is the best there, and are off ONNX Runtime's exact INT8 by 1.9e-3 (purified image) and 1e-7
-(logits).  In FP32 it takes 1.13 times as long.
+(logits). In FP32 it takes 1.13 times as long.
 
 Why it is set up so:
 
-* Arithmetic is held to float32, INT8 layers aside.  Left free, it takes bfloat16 where the processor has it,
-  and logits are off by 3.9e-2.  So FP16 engines compute in float32 here, with weights rounded to FP16.
-* Its 8-bit kernels saturate without VNNI, as ONNX Runtime's optimized ones do.  On the same processor with
+* Arithmetic is held to float32, INT8 layers aside. Left free, it takes bfloat16 where the processor has it,
+  and logits are off by 3.9e-2. So FP16 engines compute in float32 here, with weights rounded to FP16.
+* Its 8-bit kernels saturate without VNNI, as ONNX Runtime's optimized ones do. On the same processor with
   VNNI barred, INT8 is off the golden outputs by 0.023 (purified image) and 0.14 (logits) instead of 0.005 and
-  0.07, and by more on noise.  That is within the bounds that ``precision="auto"`` holds it to; what it costs
+  0.07, and by more on noise. That is within the bounds that ``precision="auto"`` holds it to; what it costs
   in robustness there, ``edge-train evaluate --backend openvino --precision int8`` measures.
 * Threads are not pinned: it would pin those of every engine to the same CPUs, whatever else runs there.
 * Inputs and the output are bound once, to arrays that are copied into and out of: 170 microseconds a run
   where handing over the inputs takes 206.
 * Its cache of compiled models would load six INT8 engines in 0.85 s instead of 2.1, but isn't used: it loads
   a damaged file as if well (a purified image was off by 0.04).
-* Only its ONNX reader is used.  Given a path, it would try those of other formats on a damaged file, which
+* Only its ONNX reader is used. Given a path, it would try those of other formats on a damaged file, which
   print.
 * Its import would report itself to its makers over the network, through the package openvino-telemetry, which
   it works without: that is barred from the import.

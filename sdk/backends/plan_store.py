@@ -1,12 +1,12 @@
 """Built engines on disk: what each was made from and for, where it lies, and which one this host may load.
 
-An engine is derived and disposable.  It lies in a per-user cache, or beside the bundle's ONNX files, as a
+An engine is derived and disposable. It lies in a per-user cache, or beside the bundle's ONNX files, as a
 plan (the bytes that TensorRT deserializes) and a ``.json`` sidecar with its fingerprint and the plan's
-sha256.  The builder writes by these rules and the runtime looks up by them.
+sha256. The builder writes by these rules and the runtime looks up by them.
 
-A plan is code to whoever loads it. So the cache must belong to the user alone, ``BuiltEngine.read`` checks
+Loading a plan runs code. So the cache must belong to the user alone, ``BuiltEngine.read`` checks
 the plan's sha256 before anyone sees its bytes, and of the engines inside a bundle only those count that
-``bundle.json`` lists, which its signature covers: whoever can add a file to the folder adds no code.
+``bundle.json`` lists, which its signature covers: a file that someone adds to the folder is never run.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ NAMES = ENGINE_NAMES
 class Fingerprint(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Everything that an engine's bytes depend on; two engines of one fingerprint are interchangeable.
 
-    ``capabilities`` are the compute capabilities it runs on: "8.7", or "8.0+" for 8.0 and later.  ``gpu`` is
-    the GPU's model; TensorRT ties an engine to it, TensorRT-RTX doesn't and leaves it None.  ``board`` is the
+    ``capabilities`` are the compute capabilities it runs on: "8.7", or "8.0+" for 8.0 and later. ``gpu`` is
+    the GPU's model; TensorRT ties an engine to it, TensorRT-RTX doesn't and leaves it None. ``board`` is the
     Jetson that it is on, where that could be told: an AGX's GPU and a Nano's share one name; so
     ``multiprocessors``, their number, tells them apart too.
     """

@@ -1,11 +1,11 @@
 """ONNX Runtime's execution providers: what an engine's nodes run on.
 
-The CPU is the default and always there.  CUDA and TensorRT need the package ``onnxruntime-gpu`` and NVIDIA's
+The CPU is the default and always there. CUDA and TensorRT need the package ``onnxruntime-gpu`` and NVIDIA's
 libraries, and are taken only where they are asked for: whether they are faster depends on the model, and
-*nothing here was executed on a GPU*.  ONNX Runtime's TensorRT builds its engines anew at each load; the
+*nothing here was executed on a GPU*. ONNX Runtime's TensorRT builds its engines again at each load; the
 backends ``tensorrt`` and ``tensorrt-rtx`` load built ones.
 
-ONNX Runtime falls back to the CPU without an error, at load and after a failed run.  Here it doesn't: who
+ONNX Runtime falls back to the CPU without an error, at load and after a failed run. Here it doesn't: who
 asked for a GPU gets it, or is told.
 """
 

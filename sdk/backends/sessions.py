@@ -1,6 +1,6 @@
 """What the backends share that run a bundle's ONNX files themselves: one session per engine, on this CPU.
 
-A session is whatever runs one engine by a call.  They run one after the other on the caller's thread, so each
+A session is whatever runs one engine by a call. They run one after the other on the caller's thread, so each
 has one thread, or all CPUs where a trial at load shows that its engine gains by them.
 """
 
@@ -103,7 +103,7 @@ class SessionBackend(ABC, Generic[S]):
         bundle: a verified bundle.
         precision: "fp32", "fp16" or "int8"; every engine must have it.
         threads: of every session; None takes one, or, if ``may_grow``, all that the process may use for an
-            engine that they are measured to speed up.  The attribute is the most that any session has.
+            engine that they are measured to speed up. The attribute is the most that any session has.
         graphs: the kind of ONNX graph to run where the bundle has one for GPUs and one for CPUs.
 
     Raises:

@@ -1,14 +1,14 @@
 """TensorRT 10 and 11, and TensorRT-RTX: the purifier hands its image to the classifier on the device.
 
 One thread, of the backend's own, does all GPU work: calls from any other are handed over to it and waited
-for.  It owns one stream, one context per engine, page-locked buffers for what goes in and out, and one
+for. It owns one stream, one context per engine, page-locked buffers for what goes in and out, and one
 scratch buffer as large as the hungriest engine needs, since engines run one after the other. Every address
 is set once, at load. A frame uploads its image once and waits once, however many votes it takes; between lie,
 for each vote, the copies of its random inputs and logits and the launch of two CUDA graphs, one an engine,
 made at load (with pycuda, which has no graphs, two enqueues).
 
 *Not executed on a GPU*: its calls are tested against strict fakes whose every method is held to the real
-classes of ``tensorrt_rtx``; ``make test-gpu`` is ready for whoever has one.
+classes of ``tensorrt_rtx``; ``make test-gpu`` runs them on a GPU.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One engine in TensorRT: from the plan's bytes to a context whose every tensor has its address.
 
 Written to what TensorRT 10, 11 and TensorRT-RTX have in common: tensors by name, addresses set once, contexts
-whose scratch memory the caller supplies.  TensorRT reports a failure by None or False and says why in its
-log, so the log is kept and goes into the error.  *Not executed on a GPU*.
+whose scratch memory the caller supplies. TensorRT reports a failure by None or False and says why in its
+log, so the log is kept and goes into the error. *Not executed on a GPU*.
 """
 
 from __future__ import annotations

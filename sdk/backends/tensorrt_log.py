@@ -1,4 +1,4 @@
-"""TensorRT's log: one logger for each module and process, whose lines reach whoever caused them.
+"""TensorRT's log: one logger for each module and process, whose lines reach the thread that caused them.
 
 TensorRT keeps the first logger that it is given for ever, in its global logger and its plugin registry. One
 that is freed crashes the process at the next message, so a module's logger is never freed here, and everyone

@@ -1,6 +1,6 @@
-"""The user's cache: a folder for what can be made again, and that nobody else may write to.
+"""Per-user cache of regenerable files, writable only by its owner.
 
-Built engines lie in it, which are code to whoever loads them, and what was measured of this machine.
+It holds built engines, which are code, and measurements of this machine.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def l4t_release(root: Path = ROOT) -> str | None:
 def jetson_model(root: Path = ROOT) -> str | None:
     """The module's name, like "NVIDIA Jetson AGX Orin Developer Kit"; None on other machines.
 
-    All of Orin's GPUs call themselves "Orin".  From the device tree or, in a container, which doesn't see
+    All of Orin's GPUs call themselves "Orin". From the device tree or, in a container, which doesn't see
     that, from where ``ci/in-docker.sh`` puts it.
     """
     for place in ("proc/device-tree/model", "etc/jetson-model"):

@@ -1,7 +1,7 @@
 """What the tests on a GPU run on: a bundle whose engines are built here, for each TensorRT that is installed.
 
 ``make test-gpu`` runs them on the default bundle, or the one that ``$EDGE_PURIFY_BUNDLE`` names; where there
-is no GPU they are skipped with the reason.  *Not executed on a GPU* until somebody with one has.
+is no GPU they are skipped with the reason. *Not executed on a GPU* until somebody with one has.
 """
 
 from __future__ import annotations

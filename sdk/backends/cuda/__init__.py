@@ -1,8 +1,8 @@
 """The few CUDA calls that the TensorRT backend makes, through cuda-python or pycuda; none on import.
 
-A ``Driver`` belongs to the thread that opened it.  It retains the device's **primary** context, which other
-CUDA libraries of the process share, and gives it back when it is closed.  Addresses, streams and events are
-plain integers, as TensorRT takes them.  *Not executed on a GPU*: the calls are tested against strict fakes,
+A ``Driver`` belongs to the thread that opened it. It retains the device's **primary** context, which other
+CUDA libraries of the process share, and gives it back when it is closed. Addresses, streams and events are
+plain integers, as TensorRT takes them. *Not executed on a GPU*: the calls are tested against strict fakes,
 and those of cuda-python against the real bindings as far as these go without a driver.
 """
 

@@ -190,7 +190,7 @@ def test_timings_that_cannot_be_kept_cost_no_engine(
     (timings / "in the way").mkdir(parents=True)
     assert built(build_engines(small, "local")) == SMALL
     why = "is a folder, expected a file's name"
-    what = f"{timings}: the timings of kernels can't be kept: {why}; the next build measures anew"
+    what = f"{timings}: the timings of kernels can't be kept: {why}; the next build measures again"
     assert caplog.messages == [f"engine {name} (fp32): TensorRT {trt.__version__}: {what}" for name in SMALL]
     assert left_in(cache_folder(small)) == {".plan", ".json", ".cache"}
 

@@ -1,7 +1,7 @@
 """A GPU made of numpy arrays, as strict as the real one is: the fakes of CUDA and TensorRT run on it.
 
 Work that is put on a stream happens when the stream is synchronized, and not before, so that whoever reads
-too early, or changes or frees a buffer too early, is found out.  Freed memory, a foreign thread, a context
+too early, or changes or frees a buffer too early, is found out. Freed memory, a foreign thread, a context
 that isn't current and an object that outlives its context are all misuse.
 """
 

@@ -1,7 +1,7 @@
 """A strict stand-in for TensorRT's module: just what the backend calls, on a fake GPU.
 
 Its plans are ONNX files, which it runs by ONNX Runtime on the bytes that lie at the tensors' addresses; what
-comes out is thus right only if every address, copy and order was.  ``tests/sdk/test_fakes.py`` holds every
+comes out is thus right only if every address, copy and order was. ``tests/sdk/test_fakes.py`` holds every
 method and its parameters to the docstrings of the real classes.
 """
 
@@ -55,7 +55,7 @@ class ILogger:
 
 
 class FakeTensorRt:
-    """The module.  ``refuse`` names a call that answers None or False, as TensorRT does on failure; that of
+    """The module. ``refuse`` names a call that answers None or False, as TensorRT does on failure; that of
     ``Runtime`` raises, as the binding does where TensorRT gives it none.
 
     ``needs_scratch`` is False for engines so simple that they need no scratch memory.
