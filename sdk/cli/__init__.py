@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from sdk.choices import BACKENDS, PRECISIONS, PROVIDERS
+from sdk.choices import BACKENDS, CUDA_BINDINGS, PRECISIONS, PROVIDERS
 from sdk.cli.app import App, given
 from sdk.cli.signals import STOPPED
 from sdk.host.terminal import echo
@@ -72,6 +72,14 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @click.option(
     "--provider", type=click.Choice(PROVIDERS), default="cpu",
     show_default=True, help="What --backend onnxruntime runs on.",
+)  # fmt: skip
+@click.option(
+    "--device", metavar="N", type=click.IntRange(0, 255), default=0, show_default=True,
+    help="Number of the GPU that TensorRT runs on.",
+)  # fmt: skip
+@click.option(
+    "--cuda-binding", type=click.Choice(CUDA_BINDINGS), default="auto", show_default=True,
+    help="What calls CUDA for TensorRT.",
 )  # fmt: skip
 @click.option(
     "--votes", metavar="N", type=click.IntRange(1, 1000), default=1, show_default=True,

@@ -43,6 +43,8 @@ class Options:
     backend: str
     precision: str
     provider: str
+    device: int
+    cuda_binding: str
     votes: int
     suspicion: bool
     min_score: float
@@ -131,6 +133,8 @@ def _load(options: Options, *, keep_purified: bool) -> Purifier:
         backend=options.backend,
         precision=options.precision,
         provider=options.provider,
+        device=options.device,
+        cuda_binding=options.cuda_binding,
         votes=options.votes,
         on_error=options.on_error,
         keep_purified=keep_purified,

@@ -27,7 +27,7 @@ from sdk.backends.tensorrt import TensorRtBackend
 from sdk.backends.tensorrt_log import log_of
 from sdk.bundle import Bundle, File, RandomInput, sha256_of, write_manifest
 from sdk.draw import Draw, Drawer
-from sdk.errors import BackendError
+from sdk.errors import BackendError, UsageError
 from sdk.host.hardware import gpu_nodes
 from tests.sdk.fakes.built import plan_of, write_engines
 from tests.sdk.fakes.cuda_bindings import FakeCudaBindings
@@ -650,6 +650,26 @@ def test_auto_takes_the_gpu_where_there_is_one(bundle: Bundle, gpu: FakeGpu, pre
     assert opened.name == "tensorrt"
     opened.close()
     gpu.require_nothing_held()
+
+
+def test_the_number_and_the_binding_reach_the_driver(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def refuse(device: int, binding: str) -> Driver:
+        asked.append((device, binding))
+        raise BackendError("no GPU in this test")
+
+    monkeypatch.setattr("sdk.backends.cuda.open_driver", refuse)
+    monkeypatch.setattr("sdk.backends.tensorrt.import_library", lambda name: FakeTensorRt(FakeGpu()))
+    with pytest.raises(BackendError, match="no GPU in this test"):
+        Purifier.load(bundle, backend="tensorrt", device=3, cuda_binding="pycuda")
+    assert asked == [(3, "pycuda")]
+
+
+@pytest.mark.parametrize("device", [-1, True, "0"])
+def test_a_device_that_is_no_number_is_refused(bundle: Bundle, device: Any) -> None:
+    with pytest.raises(UsageError, match="device: expected the number of a GPU"):
+        open_backend(bundle, "tensorrt", device=device)
 
 
 def test_auto_falls_back_with_one_notice_that_names_the_command(
