@@ -23,7 +23,7 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int, trust_co
     MAEP trains on them: its config names the file as recipe.bank.
     """
     from trainer.checkpoint import load_defence
-    from trainer.cli.evaluate import parse_eps
+    from trainer.cli.evaluation import parse_eps
     from trainer.data import DataError, Images, open_dataset
     from trainer.data.attack_bank import check_writable, make
 

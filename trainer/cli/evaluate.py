@@ -1,287 +1,117 @@
-"""What ``edge-train evaluate`` does between its options and its output."""
+"""``edge-train evaluate``: what attacks leave of a bundle or checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal
 
-import msgspec
+import click
 
-from sdk.backends import open_backend
-from sdk.bundle import MANIFEST, Bundle, Precision
+from sdk.choices import BACKENDS, PRECISIONS
+from sdk.cli.app import given, is_first_process
 from sdk.errors import UsageError
-from sdk.files import is_stream, require_writable, write_output
-from trainer.data import FOLDERS, DataSet, Images, open_dataset
-from trainer.robustness.attacks.ball import Ball, Norm
-from trainer.robustness.defences.judges import EngineJudge, Judge
-from trainer.robustness.defences.targets import Target, open_target
-from trainer.robustness.evaluation.budgets import BUDGETS
-from trainer.robustness.evaluation.evaluate import Evaluation, Settings, check_fit, evaluate
-from trainer.robustness.evaluation.ladder import OnProgress
-from trainer.robustness.evaluation.report import Report, to_json
-from trainer.robustness.results import gate, plots, record
-from trainer.robustness.results.markdown import render
-from trainer.robustness.results.publish import check_publishable, into_bundle, record_into_bundle
-
-REPORT = "report.json"
-NOT_WITH_GATE = ("--record", "--report", "--into-bundle", "--against", "--ordinary", "--images", "--draws",
-                 "--budget", "--norm", "--eps", "--seed")  # fmt: skip
-EPS = {"linf": "8/255", "l2": "128/255"}  # customary on small images
+from sdk.host.terminal import echo
+from trainer.cli.console import bars
 
 
-@dataclass(frozen=True)
-class Request:
-    """The command's options; ``eps`` is the norm's of ``EPS`` where it is None."""
+@click.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with the data set.")
+@click.option("--dataset", help="Its name; by default the one that TARGET was trained on.")
+@click.option(
+    "--images", type=click.IntRange(min=1), help="Test images, from the first; by default the budget's."
+)
+@click.option("--draws", type=click.IntRange(min=1), help="Per image; by default the budget's.")
+@click.option(
+    "--budget",
+    type=click.Choice(["clean", "quick", "standard", "paper"]),
+    default="quick",
+    show_default=True,
+    help="How much to attack.",
+)
+@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True)
+@click.option("--eps", help="Size of the perturbation; white is 1. By default 8/255, of l2 128/255.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of attacks and draws."
+)
+@click.option("--against", type=click.Path(path_type=Path), help="Another one, on the same images.")
+@click.option("--ordinary", type=click.Path(path_type=Path), metavar="PATH",
+              help="A bundle or checkpoint: show TARGET attacks on its classifiers.")  # fmt: skip
+@click.option("--backend", default="auto", show_default=True, type=click.Choice(BACKENDS),
+              help="What runs a bundle's engines.")  # fmt: skip
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS),
+              help="The engines' precision.")  # fmt: skip
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the outcome as JSON.")
+@click.option("--report", type=click.Path(path_type=Path), help="Folder for JSON, Markdown and plots.")
+@click.option("--into-bundle", is_flag=True, help="Add the figures to TARGET's bundle.json and model card.")
+@click.option("--record", is_flag=False, flag_value="", metavar="[PATH]",
+              help="Keep the perturbations for --gate, in a file or inside TARGET's bundle.")  # fmt: skip
+@click.option("--gate", is_flag=False, flag_value="", metavar="[PATH]",
+              help="Only judge again what --record kept; exit with 3 if a point is lost.")  # fmt: skip
+@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/evaluate"), show_default=True,
+              help="Where finished batches are kept, so that a killed evaluation goes on.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the attacks; all by default.")
+@click.option("--trust-code", is_flag=True, help="Import the classifier code that a checkpoint names.")
+def evaluate(
+    target: Path,
+    data: Path | None,
+    dataset: str | None,
+    images: int | None,
+    draws: int | None,
+    budget: str,
+    norm: Literal["linf", "l2"],
+    eps: str | None,
+    seed: int,
+    against: Path | None,
+    ordinary: Path | None,
+    backend: str,
+    precision: str,
+    json_path: Path | None,
+    report: Path | None,
+    into_bundle: bool,
+    record: str | None,
+    gate: str | None,
+    work: Path,
+    threads: int | None,
+    trust_code: bool,
+) -> None:
+    """Measure what attacks leave of TARGET, a bundle's folder or a checkpoint.
 
-    target: Path
-    data: Path
-    dataset: str | None
-    images: int | None
-    draws: int | None
-    budget: str
-    norm: Norm
-    eps: str | None
-    seed: int
-    against: Path | None
-    ordinary: Path | None
-    backend: str
-    precision: str
-    work: Path
-    trust_code: bool = False
-
-    def open(self, path: Path, precision: str) -> AbstractContextManager[Target]:
-        return open_target(path, backend=self.backend, precision=precision, trust_code=self.trust_code)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where the outcome goes, beside the terminal; None for nowhere.
-
-    ``record`` is empty for the bundle itself.
+    A bundle is attacked through its twin and judged on its engines. The figure to quote, the per-image
+    worst, comes first, and a warning before it where an attack may have been too weak.
     """
+    if data is None:
+        raise UsageError("--data: missing", hint="name the folder with the data set")
+    import torch
 
-    json: Path | None
-    report: Path | None
-    record: str | None
-    into_bundle: bool
+    from trainer.cli.evaluation import Outputs, Request, check_gate, hold_gate, run
+    from trainer.robustness.results.markdown import render
 
-    def check(self, target: Target) -> None:
-        """Find out before the work what would fail after it.
-
-        Raises:
-            UsageError: something of it can't be written.
-        """
-        if self.json is not None:
-            _try_to_write(self.json, "--json")
-        if self.report is not None:
-            try:
-                self.report.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise _unwritable("--report", self.report, error) from None
-            _try_to_write(self.report / REPORT, "--report")
-        if self.record:
-            _try_to_write(Path(self.record), "--record")
-        if target.bundle is not None and (self.into_bundle or self.record == ""):
-            option = "--into-bundle" if self.into_bundle else "--record"
-            _try_to_write(target.bundle.folder / MANIFEST, option)
-
-
-def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
-    """Measure, and write what is asked for.
-
-    Raises:
-        EdgePurifyError: whatever is wrong with the options, the target or the data.
-    """
-    ball = Ball(request.norm, parse_eps(EPS[request.norm] if request.eps is None else request.eps))
-    budget = BUDGETS[request.budget]
-    if outputs.into_bundle:
-        check_publishable(request.budget, attacks=budget.rungs != ("clean",))
-    if request.draws is not None:
-        budget = msgspec.structs.replace(budget, draws=request.draws)
-    settings = Settings(budget, ball, request.work, request.seed, on_progress)
-    with request.open(request.target, request.precision) as target:
-        if request.draws is not None and request.draws > target.n_draws:
-            raise UsageError(f"--draws {request.draws}: {target.name} has {target.n_draws} different draws")
-        for option, is_wanted in (("--into-bundle", outputs.into_bundle), ("--record", outputs.record == "")):
-            if is_wanted and target.bundle is None:
-                mend = "; name a file to write" if option == "--record" else ""
-                raise UsageError(f"{option}: {request.target} is a checkpoint, expected a bundle{mend}")
-        outputs.check(target)
-        images = read_images(request, target, request.images or budget.images)
-        with ExitStack() as stack:
-            others: dict[str, Target] = {}
-            for role, path in (("against", request.against), ("ordinary", request.ordinary)):
-                if path is not None:
-                    precision = _precision_for(path, request.precision)
-                    others[role] = stack.enter_context(request.open(path, precision))
-            if "ordinary" in others and others["ordinary"].twin is None:
-                raise UsageError(
-                    f"--ordinary {request.ordinary}: there is no twin in it to attack",
-                    hint="name a bundle or checkpoint of this project",
-                )
-            found = evaluate(target, images, settings, **others)
-        _write(found, target, images, settings, outputs)
-    return found.report
-
-
-def check_gate(given: Collection[str]) -> None:
-    """Refuse options ``given`` beside ``--gate`` that it would leave without effect.
-
-    Raises:
-        UsageError: there is one; the message names it.
-    """
-    for option in NOT_WITH_GATE:
-        if option in given:
-            raise UsageError(f"--gate and {option}: expected one of them; a gate holds what is on record")
-
-
-def hold_gate(
-    request: Request, path: str, on_progress: OnProgress, *, json: Path | None = None
-) -> list[gate.Change]:
-    """``gate.hold`` on the request's target and data, by the record at ``path``, or in the bundle if empty.
-
-    Args:
-        json: written whether or not the gate holds; None for nowhere.
-
-    Raises:
-        GateError: a rung lost more than a point.
-        EdgePurifyError: whatever is wrong with the record, the target or the data.
-    """
-    with request.open(request.target, request.precision) as target:
-        where, content = (Path(path), None) if path else _own_record(target)
-        stored = record.read(where, content)
-        dataset, _ = _open_data(request, target)
-        check_fit(target, dataset[slice(0, 1)])
-        if json is not None:
-            _try_to_write(json, "--json")
-
-        def keep(changes: list[gate.Change]) -> None:
-            if json is not None:
-                _write_file(json, gate.to_json(changes), "--json")
-
-        return gate.hold(stored, target, dataset, where=str(where), on_progress=on_progress, on_changes=keep)
-
-
-@contextmanager
-def judges_of(target: Target) -> Iterator[dict[str, Judge]]:
-    """By precision: the target's own, and in ONNX Runtime, which runs them all, the bundle's others."""
-    with ExitStack() as stack:
-        judges = {gate.precision_of(target.judge): target.judge}
-        if isinstance(target.judge, EngineJudge) and target.judge.backend.name == "onnxruntime":
-            bundle = target.bundle
-            assert bundle is not None
-            engines = bundle.manifest.engines
-            for precision in get_args(Precision):
-                if precision not in judges and all(precision in engine.onnx for engine in engines):
-                    backend = open_backend(bundle, "onnxruntime", precision)
-                    stack.callback(backend.close)
-                    judges[precision] = EngineJudge(bundle, backend)
-        yield judges
-
-
-def parse_eps(text: str) -> float:
-    """``8/255`` or ``0.0314`` as a number.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    numerator, slash, denominator = text.partition("/")
-    try:
-        return float(numerator) / float(denominator) if slash else float(text)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(
-            f"--eps {text}: expected a number such as 0.0314, or a fraction such as 8/255"
-        ) from None
-
-
-def read_images(request: Request, target: Target, count: int | None) -> Images:
-    """The first ``count`` test images of the data set that the target was trained on, or that was named; all
-    by default.
-
-    Raises:
-        UsageError: no data set is known for the target, it has fewer images, or they don't fit.
-        DataError: it is absent or damaged.
-    """
-    dataset, name = _open_data(request, target)
-    if count is not None and count > len(dataset):
-        raise UsageError(f"--images {count}: {name} in {request.data} has {len(dataset)} test images")
-    images = dataset[slice(0, count)]
-    check_fit(target, images)
-    return images
-
-
-def _open_data(request: Request, target: Target) -> tuple[DataSet, str]:
-    """The test images of the data set, and its name."""
-    name = request.dataset or target.provenance.get("config", {}).get("data", {}).get("name")
-    if name is None:
-        raise UsageError(f"--dataset: {target.name} doesn't say what it was trained on; name the data set")
-    classes = target.labels if name in FOLDERS else None  # their order is the classifier's
-    return open_dataset(name, request.data, "test", image_size=target.height, classes=classes), name
-
-
-def _precision_for(path: Path, wanted: str) -> str:
-    """``wanted`` where ``path`` is a bundle that has it; otherwise fp32, which the report then says."""
-    if path.name != MANIFEST and not path.is_dir():
-        return "fp32"
-    bundle = Bundle.open(path.parent if path.name == MANIFEST else path)
-    return wanted if wanted in (*bundle.manifest.precisions, "auto") else "fp32"
-
-
-def _own_record(target: Target) -> tuple[Path, bytes]:
-    bundle = target.bundle
-    if bundle is None or bundle.manifest.robustness is None:
-        what = "a checkpoint" if bundle is None else "a bundle without a record"
-        raise UsageError(f"--gate: {target.name} is {what}; make one by --record, and name it if it's a file")
-    return bundle.path(bundle.manifest.robustness), bundle.read(bundle.manifest.robustness)
-
-
-def _write(found: Evaluation, target: Target, images: Images, settings: Settings, outputs: Outputs) -> None:
-    if outputs.json is not None:
-        _write_file(outputs.json, to_json(found.report), "--json")
-    if outputs.report is not None:
-        _write_file(outputs.report / REPORT, to_json(found.report), "--report")
-        _write_file(outputs.report / "report.md", render(found.report).encode(), "--report")
-        try:
-            plots.draw(found.report, found.outcomes, target.twin, outputs.report)
-        except OSError as error:
-            raise _unwritable("--report", outputs.report, error) from None
-    if outputs.into_bundle and target.bundle is not None:
-        into_bundle(found.report, target.bundle)
-    if outputs.record is not None:
-        _record(found, target, images, settings, outputs.record)
-
-
-def _record(found: Evaluation, target: Target, images: Images, settings: Settings, path: str) -> None:
-    with judges_of(target) as judges:
-        made = record.make(
-            target.name, found.outcomes, images, judges, ball=settings.ball, seed=settings.seed
-        )
-    if not path:
-        assert target.bundle is not None
-        record_into_bundle(made, Bundle.open(target.bundle.folder))
-        return
-    _write_file(Path(path), record.to_bytes(made), "--record")
-
-
-def _write_file(path: Path, content: bytes, option: str) -> None:
-    try:
-        write_output(path, content)
-    except OSError as error:
-        raise _unwritable(option, path, error) from None
-
-
-def _try_to_write(path: Path, option: str) -> None:
-    """Prove that ``path`` can be written, and leave what is there as it is."""
-    if is_stream(path):
-        return  # the reader of a pipe would take the closing for the end
-    try:
-        require_writable(path)
-    except OSError as error:
-        raise _unwritable(option, path, error) from None
-
-
-def _unwritable(option: str, path: Path, error: OSError) -> UsageError:
-    return UsageError(f"{option} {path}: can't be written: {error.strerror}")
+    if threads:
+        torch.set_num_threads(threads)
+    request = Request(
+        target=target,
+        data=data,
+        dataset=dataset,
+        images=images,
+        draws=draws,
+        budget=budget,
+        norm=norm,
+        eps=eps,
+        seed=seed,
+        against=against,
+        ordinary=ordinary,
+        backend=backend,
+        precision=precision,
+        work=work,
+        trust_code=trust_code,
+    )
+    with bars() as on_progress:
+        if gate is not None:
+            check_gate(given())
+            text = "\n".join(map(str, hold_gate(request, gate, on_progress, json=json_path)))
+        else:
+            outputs = Outputs(json_path, report, record, into_bundle)
+            text = render(run(request, outputs, on_progress))
+    if is_first_process():
+        echo(text)

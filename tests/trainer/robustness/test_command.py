@@ -20,7 +20,7 @@ from sdk.errors import UsageError
 from trainer import config as configs
 from trainer.checkpoint import Loaded, finish
 from trainer.cli import main
-from trainer.cli.evaluate import parse_eps
+from trainer.cli.evaluation import parse_eps
 from trainer.data import CIFAR10_LABELS
 from trainer.models import build
 from trainer.robustness.attacks.ball import Ball
@@ -165,7 +165,7 @@ def test_a_gate_on_other_images_is_refused(recorded: Path, data: Path, tmp_path:
         (("--eps", "eight"), 2, "--eps eight: expected a number such as 0.0314, or a fraction such as 8/255"),
         (("--images", "9"), 2, "--images 9: cifar10 in .* has 8 test images"),
         (("--dataset", "mnist"), 2, "data set 'mnist': expected one of"),
-        (("--precision", "int4"), 2, "precision: expected one of"),
+        (("--precision", "int4"), 2, "'int4' is not one of 'auto', 'fp32', 'fp16', 'int8'"),
         (("--draws", "5000"), 2, "--draws 5000: tiny has 1104 different draws"),
         (("--against", "nowhere"), 2, "nowhere: no such file or folder"),
         (("--norm", "l2", "--eps", "128"), 2, r"eps: expected at most 55\.43, .* got 128; 128/255 is usual"),
@@ -177,7 +177,8 @@ def test_a_gate_on_other_images_is_refused(recorded: Path, data: Path, tmp_path:
 def test_refusals_are_one_line(
     options: tuple[str, ...], code: int, reason: str, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    found = run(bundle, "--data", data, "--work", tmp_path, "--budget", "clean", *options)
+    budget = () if "--budget" in options else ("--budget", "clean")
+    found = run(bundle, "--data", data, "--work", tmp_path, *budget, *options)
     assert found.exit_code == code
     assert_one_line(found, reason)
 
@@ -234,7 +235,7 @@ def test_eps_is_customary_in_its_norm(
         made.append(settings.ball)
         raise UsageError("stopped")
 
-    monkeypatch.setattr("trainer.cli.evaluate.evaluate", stop)
+    monkeypatch.setattr("trainer.cli.evaluation.evaluate", stop)
     run(bundle, "--data", data, "--images", 2, "--norm", norm, "--work", tmp_path)
     assert made == [Ball(norm, eps)]
 

@@ -20,7 +20,7 @@ from tests.export.spoil import break_engine
 from tests.trainer.robustness.networks import LABELS, REN, fit
 from trainer import config as configs
 from trainer.checkpoint import Loaded, finish
-from trainer.cli.evaluate import judges_of
+from trainer.cli.evaluation import judges_of
 from trainer.data import Images
 from trainer.models import build
 from trainer.robustness.attacks.ball import Ball

@@ -75,7 +75,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 COUNTED = ("trainer/robustness/attacks/deep/new.py", "trainer/models/ren.py",
            "trainer/data/readers/cifar10.py", "sdk/draw.py", "sdk/preprocess.py")  # fmt: skip
-FREE = ("trainer/cli/evaluate.py", "trainer/robustness/results/plots.py", "sdk/purifier.py",
+FREE = ("trainer/cli/evaluation.py", "trainer/robustness/results/plots.py", "sdk/purifier.py",
         "trainer/robustness/evaluation/wording.py")  # fmt: skip
 
 
