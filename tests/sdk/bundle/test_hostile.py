@@ -48,6 +48,8 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path = folder / "bundle.json"
+    if path.stat().st_size > MAX_SIZE:
+        raise ValueError("a mutation before made it enormous")
     tree = json.loads(path.read_text())
     edit(tree)
     path.write_text(json.dumps(tree))
@@ -75,6 +77,8 @@ def a_field(folder: Path, choose: random.Random) -> None:
 def a_text(folder: Path, choose: random.Random) -> None:
     """The manifest as bytes: cut, doubled, nested, not JSON, not UTF-8, enormous."""
     path = folder / "bundle.json"
+    if path.stat().st_size > MAX_SIZE:
+        raise ValueError("a mutation before made it enormous")
     raw = path.read_bytes()
     path.write_bytes(
         choose.choice(
