@@ -12,6 +12,7 @@ from trainer.cli.calibrate import calibrate
 from trainer.cli.data import data
 from trainer.cli.evaluate import evaluate
 from trainer.cli.fit import fit
+from trainer.cli.render import render
 from trainer.cli.soften import soften
 
 
@@ -21,5 +22,5 @@ def main() -> None:
     """Train purifiers and classifiers, and measure their robustness."""
 
 
-for command in (fit, benchmark, data, bank, soften, calibrate, ablate, evaluate):
+for command in (fit, benchmark, data, bank, soften, calibrate, ablate, evaluate, render):
     main.add_command(command)

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from export.signing import sign
 from sdk.bundle import Bundle, sha256_of
@@ -16,6 +17,7 @@ from sdk.bundle.signature import sign_again
 from sdk.errors import UsageError
 from tests.sdk.keys import make_keys
 from tests.trainer.robustness.test_broken_defences import as_target
+from trainer.cli import main
 from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
@@ -168,6 +170,29 @@ def test_plots(evaluation: Evaluation, ren: Defence, tmp_path: Path) -> None:
         "examples.png",
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_a_report_is_rendered_without_measuring_again(evaluation: Evaluation, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need it; pip install 'edge-purify[train]'")
+    stored, out = tmp_path / "report.json", tmp_path / "out"
+    stored.write_bytes(to_json(evaluation.report))
+    found = CliRunner().invoke(main, ["render", str(stored), "--out", str(out)])
+    assert found.exit_code == 0, found.output
+    assert (out / "report.md").read_text() == render(evaluation.report)
+    assert {path.name for path in out.glob("*.png")} == {
+        "ladder.png",
+        "eps.png",
+        "suspicion.png",
+        "coverage.png",
+    }
+
+
+def test_what_is_no_report_is_not_rendered(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    for name, reason in (("other.json", "not a report"), ("none.json", "can't be read: No such file")):
+        found = CliRunner().invoke(main, ["render", str(tmp_path / name), "--out", str(tmp_path / "out")])
+        assert found.exit_code == 2
+        assert reason in found.output
 
 
 def test_publishing_keeps_the_bundle_whole(evaluation: Evaluation, ren_bundle: Path, tmp_path: Path) -> None:

@@ -140,5 +140,5 @@ def test_refuses_what_is_no_record(tmp_path: Path) -> None:
     with pytest.raises(EdgePurifyError, match=r"absent\.npz: can't be read: No such file"):
         record.read(tmp_path / "absent.npz")
     (tmp_path / "notes.npz").write_text("notes")
-    with pytest.raises(EdgePurifyError, match=r"notes\.npz: not a record of --record .*make it anew"):
+    with pytest.raises(EdgePurifyError, match=r"notes\.npz: not a record of --record .*record again"):
         record.read(tmp_path / "notes.npz")

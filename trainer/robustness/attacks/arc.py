@@ -1,6 +1,6 @@
 """ARC: the attack on random ensembles (Dbouk & Shanbhag, ICML 2022, algorithm 2).
 
-Gradient ascent on the mean can stop where several members push against each other.  ARC visits the members
+Gradient ascent on the mean can stop where several members push against each other. ARC visits the members
 one by one, moves towards each one's nearest decision boundary, and keeps a move only where the expected
 accuracy doesn't rise.
 """

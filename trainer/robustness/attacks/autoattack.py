@@ -2,7 +2,7 @@
 model.
 
 Its form for random defences filters on a single stochastic answer, so a random defence is frozen first: many
-draws, always the same ones, averaged.  What it finds is then scored under fresh draws.
+draws, always the same ones, averaged. What it finds is then scored under fresh draws.
 """
 
 from __future__ import annotations

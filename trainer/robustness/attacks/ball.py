@@ -32,8 +32,8 @@ class Ball:
             raise UsageError(f"eps: expected a positive number, got {self.eps}")
         if self.norm == "linf" and self.eps > 1:
             raise UsageError(
-                f"eps: expected at most 1, images being in [0, 1], got {self.eps:g}; "
-                f"for {self.eps:g} grey levels of 255 give {self.eps:g}/255"
+                f"eps: expected at most 1, images being in [0, 1], got {self.eps:g}",
+                hint=f"for {self.eps:g} grey levels of 255 give {self.eps:g}/255",
             )
 
     def check_reach(self, height: int, width: int) -> None:
@@ -46,7 +46,8 @@ class Ball:
         if self.norm == "l2" and self.eps > farthest:
             raise UsageError(
                 f"eps: expected at most {farthest:.4g}, no image of {height} x {width} being further from "
-                f"another in l2, got {self.eps:g}; 128/255 is usual"
+                f"another in l2, got {self.eps:g}",
+                hint="128/255 is usual",
             )
 
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
@@ -91,8 +92,8 @@ def check_images(images: Tensor, labels: Tensor, n_classes: int) -> None:
         raise UsageError(f"images: expected float (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
     low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
-        mend = "; divide them by 255" if high > 1 else ""
-        raise UsageError(f"images: expected values in [0, 1], got {low:g} to {high:g}{mend}")
+        hint = "divide them by 255" if high > 1 else None
+        raise UsageError(f"images: expected values in [0, 1], got {low:g} to {high:g}", hint=hint)
     if labels.shape != (len(images),):
         raise UsageError(
             f"labels: expected one for each of the {len(images)} images, got shape {tuple(labels.shape)}"

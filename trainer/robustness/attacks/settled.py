@@ -1,6 +1,6 @@
 """When an attack may leave an image alone: once it has won beyond doubt.
 
-AutoAttack stops on an image that it broke.  A random defence may break by luck, so here an image counts as
+AutoAttack stops on an image that it broke. A random defence may break by luck, so here an image counts as
 settled only when **every** sub-model of several samples in a row errs on it by ``MARGIN``. With 16 purifier
 passes, two classifiers and a patience of 3 these are 96 sub-models, drawn afresh from one step to the next.
 

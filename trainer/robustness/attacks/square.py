@@ -1,7 +1,7 @@
 """Square: random search with squares, by queries alone (Andriushchenko et al., ECCV 2020, both norms).
 
 No gradient is asked for, so no gradient can be hidden from it: where it beats a gradient attack, that one was
-weak.  The packaged forms of it drop an image at the first lucky answer of a random model; this one asks anew.
+weak. The packaged forms drop an image at the first lucky answer of a random model; this one asks again.
 """
 
 from __future__ import annotations

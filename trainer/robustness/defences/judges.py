@@ -1,6 +1,6 @@
 """Who says what an image is taken for: the exported engines of a bundle, or a checkpoint's torch model.
 
-The draws of an image depend on the ``key`` and on its place in the data set, and on nothing else.  So a
+The draws of an image depend on the ``key`` and on its place in the data set, and on nothing else. So a
 figure can be measured again, in other batches, and two versions of a defence are compared image by image
 under the same draws.
 """
@@ -127,7 +127,8 @@ def _stacked(logits: list[list[np.ndarray]], temperature: float) -> Tensor:
     found = np.array(logits)  # (B, D, n_classes)
     if not np.isfinite(found).all():
         raise BackendError(
-            "the engines gave NaN or infinite logits, which the runtime would refuse; export anew"
+            "the engines gave NaN or infinite logits, which the runtime would refuse",
+            hint="export the bundle again",
         )
     return torch.from_numpy(found / np.float32(temperature)).transpose(0, 1).softmax(-1)
 

@@ -1,6 +1,6 @@
 """An engine's ONNX graph as a differentiable torch function: what is attacked is the very graph that ships.
 
-Engines take one image at a time, and that 1 is written into shapes all over a graph.  So the graph is run as
+Engines take one image at a time, and that 1 is written into shapes all over a graph. So the graph is run as
 it stands, and ``torch.vmap`` makes it one for a batch.
 """
 
@@ -42,7 +42,7 @@ class OnnxGraph(nn.Module):
         try:
             graph = (onnx.load(path) if content is None else onnx.load_model_from_string(content)).graph
         except Exception as error:  # protobuf's DecodeError has no public home
-            raise BundleError(f"{path}: not an ONNX file; export the bundle anew") from error
+            raise BundleError(f"{path}: not an ONNX file", hint="export the bundle again") from error
         if (names := sorted(value.name for value in graph.input)) != sorted(inputs):
             raise BundleError(f"{path}: expected inputs {', '.join(inputs)}, got {', '.join(names)}")
         self._output = graph.output[0].name
@@ -99,7 +99,9 @@ def _fake_quantized(steps: list[_Step], path: Path) -> Iterator[_Step]:
             yield step
         for pair in codes:
             if step.operator != "DequantizeLinear" or step.inputs[1:] != pair.inputs[1:]:
-                raise BundleError(f"{path}: {pair.output} isn't restored as it was quantized; export it anew")
+                raise BundleError(
+                    f"{path}: {pair.output} isn't restored as it was quantized", hint="export it again"
+                )
             yield _Step("FakeQuantize", pair.inputs, step.output)
 
 
@@ -142,7 +144,7 @@ def _onnx() -> Any:
         import onnx
     except ImportError as error:
         raise BackendError(
-            f"INT8 engines are attacked through their ONNX graphs: can't import onnx ({error}); "
-            "pip install 'edge-purify[export]'"
+            f"INT8 engines are attacked through their ONNX graphs: can't import onnx ({error})",
+            hint="pip install 'edge-purify[export]'",
         ) from None
     return onnx

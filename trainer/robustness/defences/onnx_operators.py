@@ -1,6 +1,6 @@
 """ONNX operators in torch: those of which the exporter makes REN, MAEP and the classifiers.
 
-Each takes its node's inputs in order, None for one left out, and its attributes by keyword.  Shapes, axes
+Each takes its node's inputs in order, None for one left out, and its attributes by keyword. Shapes, axes
 and bounds that a node takes as inputs are constants of its graph, so they are read as numbers.
 """
 

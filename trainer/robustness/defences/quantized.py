@@ -1,7 +1,7 @@
 """The fake-quantized twin: a bundle's INT8 engines as one differentiable defence.
 
 Forward it computes what the engines do, every rounding and saturation included; backward the roundings are
-straight-through.  Adversarial examples of the FP32 twin are merely transferred to INT8 engines.
+straight-through. Adversarial examples of the FP32 twin are merely transferred to INT8 engines.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def read_quantized_twin(bundle: Bundle, kind: GraphKind = "gpu") -> Defence:
     manifest = bundle.manifest
     if any("int8" not in engine.onnx for engine in manifest.engines):
         raise BundleError(
-            f"bundle {bundle.folder}: not every engine has INT8; "
-            f"edge-export precision {bundle.folder} --precision int8"
+            f"bundle {bundle.folder}: not every engine has INT8",
+            hint=f"edge-export precision {bundle.folder} --precision int8",
         )
     unrounded = read_twin(bundle)
     given = [] if unrounded.random_input is None else [unrounded.random_input.name]

@@ -86,7 +86,8 @@ def open_target(
         yield _from_checkpoint(path, trust_code=trust_code)
     else:
         raise UsageError(
-            f"{path}: no such file or folder; give a bundle's folder or a checkpoint of 'edge-train fit'"
+            f"{path}: no such file or folder",
+            hint="give a bundle's folder or a checkpoint of 'edge-train fit'",
         )
 
 

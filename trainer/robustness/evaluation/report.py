@@ -97,7 +97,7 @@ class Mixture(msgspec.Struct, frozen=True):
     Attributes:
         members: fixed sub-models, each with a random input that never changes.
         mixed: expected accuracy over fresh draws.
-        alone: mean over the members of each one's accuracy.  Both under the strongest on each image of the
+        alone: mean over the members of each one's accuracy. Both under the strongest on each image of the
             same attacks, by the full gradient: one on the mixture's mean, one on each member.
         gain: mixed less alone, paired; theory says that it can't be negative against a perfect attack.
     """

@@ -1,6 +1,6 @@
 """The regression gate: a record's images, judged again, must not be recognized less often than before.
 
-It is paired: the same images, perturbations and draws.  So a point of tolerance is much, though an interval
+It is paired: the same images, perturbations and draws. So a point of tolerance is much, though an interval
 of the same images would span several.
 """
 
@@ -46,7 +46,7 @@ def hold(
     on_progress: OnProgress = lambda what, done, total: None,
     on_changes: Callable[[list[Change]], object] = lambda changes: None,
 ) -> list[Change]:
-    """What changed on each rung: the record's images, judged anew; a loss is refused.
+    """What changed on each rung: the record's images, judged again; a loss is refused.
 
     Args:
         where: names the record in messages.
@@ -59,7 +59,7 @@ def hold(
     precision = precision_of(target.judge)
     if precision not in record.chances:
         known = ", ".join(record.chances)
-        raise UsageError(f"{where}: has no {precision} engines on record, only {known}; record anew")
+        raise UsageError(f"{where}: has no {precision} engines on record, only {known}", hint="record again")
     images, before = images_of(record, dataset, where), record.chances[precision]
     now = chances(record, target.judge, images, on_progress)
     changes = [Change(rung, float(before[rung].mean()), float(now[rung].mean())) for rung in now]

@@ -151,7 +151,7 @@ def _pyplot() -> Any:
         import matplotlib
     except ImportError:
         raise EdgePurifyError(
-            "plots: matplotlib is not installed; pip install 'edge-purify[train]'"
+            "plots: matplotlib is not installed", hint="pip install 'edge-purify[train]'"
         ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -117,17 +117,19 @@ def images_of(record: Record, dataset: DataSet, where: str) -> Images:
     Raises:
         UsageError: the data set is another one; ``where`` says whose record it is.
     """
-    mend = "name the folder with the same copy of the data set, or record anew by --record"
+    hint = "name the folder with the same copy of the data set, or record again by --record"
     if int(record.rows.max()) >= len(dataset):
         raise UsageError(
-            f"{where}: expected at least {int(record.rows.max()) + 1} test images, got {len(dataset)}; {mend}"
+            f"{where}: expected at least {int(record.rows.max()) + 1} test images, got {len(dataset)}",
+            hint=hint,
         )
     images = dataset[record.rows]
     found = _hash(images.pixels)
     if found != record.header.pixels or not torch.equal(images.targets, record.labels):
         raise UsageError(
             f"{where}: its {len(record.rows)} images are others than those in --data: expected sha256 "
-            f"{record.header.pixels[:12]}…, got {found[:12]}…; {mend}"
+            f"{record.header.pixels[:12]}…, got {found[:12]}…",
+            hint=hint,
         )
     return images
 
@@ -168,7 +170,7 @@ def read(path: Path, content: bytes | None = None) -> Record:
     except OSError as error:
         raise EdgePurifyError(f"{path}: can't be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
-        raise EdgePurifyError(f"{path}: not a record of --record ({error}); make it anew") from None
+        raise EdgePurifyError(f"{path}: not a record of --record ({error})", hint="record again") from None
 
 
 def _checked(header: Header, parts: dict[str, Tensor]) -> Record:

@@ -6,7 +6,7 @@ difference can't be negative; it is what an attacker loses by not knowing the dr
 defence does enters it.
 
 Attacks aren't perfect, so both sides face the same set of them, the one on the mean and those on each member,
-and per image the strongest counts: for the mixture one for all draws, for the members each its own.  Were a
+and per image the strongest counts: for the mixture one for all draws, for the members each its own. Were a
 side given more attacks than the other, their number would pass for a gain.
 
 Both are measured on the twin, where a member can be held fixed.
@@ -36,7 +36,7 @@ BATCH = 256
 
 
 class Member:
-    """One sub-model: purifier, classifier and random input are fixed.  As a judge, it answers for itself."""
+    """One sub-model: purifier, classifier and random input are fixed. As a judge, it answers for itself."""
 
     says = "one member of the twin"
 
