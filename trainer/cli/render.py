@@ -17,8 +17,8 @@ from sdk.host.terminal import echo
 def render(report: Path, out: Path) -> None:
     """Write REPORT, a report.json of 'edge-train evaluate', as report.md and plots into a folder.
 
-    The plots are the ladder with its intervals and, where they were measured, accuracy by eps, suspicion's ROC
-    and risk by coverage.
+    The plots are the ladder with its intervals and, where they were measured, accuracy by eps, suspicion's
+    ROC and risk by coverage.
     """
     import msgspec
 

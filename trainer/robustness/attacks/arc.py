@@ -69,7 +69,7 @@ def arc(
     rivals = min(rivals, ensemble.n_classes - 1)
     adversarial, rows = images.clone(), torch.arange(len(images))
     for _ in range(steps):
-        attack = _Arc(ensemble, images[rows], labels[rows], ball, size, rivals, seed)
+        attack = _Arc(ensemble, images[rows], labels[rows], ball=ball, size=size, rivals=rivals, seed=seed)
         adversarial[rows] = attack.round(adversarial[rows])
         rows = rows[
             attack.accuracy(adversarial[rows]) > 0
@@ -85,6 +85,7 @@ class _Arc:
         ensemble: Ensemble,
         images: Tensor,
         labels: Tensor,
+        *,
         ball: Ball,
         size: float,
         rivals: int,

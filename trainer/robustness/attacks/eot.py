@@ -79,7 +79,9 @@ def choose_samples(
         model = model_of(samples, bfloat16=bfloat16)
         size = max(1, PASSES // model.samples)
         parts = zip(torch.split(points, size), torch.split(labels, size), strict=True)
-        found = [gradient(model, *part, margin, keyed_generator(seed, "eot", key)) for part in parts]
+        found = [
+            gradient(model, *part, margin, generator=keyed_generator(seed, "eot", key)) for part in parts
+        ]
         return torch.cat(found).flatten(1)
 
     reference = gradients(REFERENCE, "reference")

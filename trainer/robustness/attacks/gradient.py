@@ -37,7 +37,7 @@ def fgsm(
         (B, 3, H, W) inside the ball and [0, 1].
     """
     check_images(images, labels, model.n_classes)
-    rising = ball.direction(gradient(model, images, labels, loss, generator))
+    rising = ball.direction(gradient(model, images, labels, loss, generator=generator))
     return ball.project(images + ball.eps * rising, images)
 
 
@@ -77,10 +77,17 @@ def pgd(
     for name, value in (("steps", steps), ("restarts", restarts), ("patience", patience)):
         if value is not None and value < 1:
             raise UsageError(f"{name}: expected at least 1, got {value}")
-    ascent = _Ascent(steps, step_size, falling, random_start, keep_best, patience)
+    ascent = _Ascent(
+        steps=steps,
+        step_size=step_size,
+        falling=falling,
+        random_start=random_start,
+        keep_best=keep_best,
+        patience=patience,
+    )
     best, best_loss = images, torch.full((len(images),), -torch.inf)
     for _ in range(restarts):
-        climb = _Climb(model, images, labels, ball, loss)
+        climb = _Climb(model, images, labels, ball=ball, loss=loss)
         adversarial = climb.run(ascent, generator)
         if restarts == 1:
             return adversarial
@@ -113,7 +120,7 @@ class _Ascent:
 class _Climb:
     """One ascent on one batch."""
 
-    def __init__(self, model: Model, images: Tensor, labels: Tensor, ball: Ball, loss: Loss) -> None:
+    def __init__(self, model: Model, images: Tensor, labels: Tensor, *, ball: Ball, loss: Loss) -> None:
         self.model, self.images, self.labels, self.ball, self.loss = model, images, labels, ball, loss
 
     def run(self, ascent: _Ascent, generator: torch.Generator) -> Tensor:
@@ -127,7 +134,7 @@ class _Climb:
             here, labels = adversarial[rows], self.labels[rows]
             watched = None if ascent.patience is None else Watched(cast(Members, self.model), labels)
             rising, logits = gradient_and_logits(
-                self.model if watched is None else watched, here, labels, self.loss, generator
+                self.model if watched is None else watched, here, labels, self.loss, generator=generator
             )
             _keep(best, highest, rows, here, self.loss(logits, labels))
             moved = here + ascent.length(step, self.ball) * self.ball.direction(rising)
@@ -152,13 +159,15 @@ def _keep(best: Tensor, highest: Tensor, rows: Tensor, here: Tensor, reached: Te
     best[rows[higher]], highest[rows[higher]] = here[higher], reached[higher]
 
 
-def gradient(model: Model, images: Tensor, labels: Tensor, loss: Loss, generator: torch.Generator) -> Tensor:
+def gradient(
+    model: Model, images: Tensor, labels: Tensor, loss: Loss, *, generator: torch.Generator
+) -> Tensor:
     """Of the summed loss in the images, (B, 3, H, W); zero where the loss does not depend on them."""
-    return gradient_and_logits(model, images, labels, loss, generator)[0]
+    return gradient_and_logits(model, images, labels, loss, generator=generator)[0]
 
 
 def gradient_and_logits(
-    model: Model, images: Tensor, labels: Tensor, loss: Loss, generator: torch.Generator
+    model: Model, images: Tensor, labels: Tensor, loss: Loss, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The gradient, and the logits (B, C) that it belongs to."""
     leaf = images.detach().requires_grad_()

@@ -91,7 +91,7 @@ def auto_pgd(
     """
     generator = torch.Generator()  # a frozen model takes nothing from it
     here, before = start.clone(), start.clone()
-    rising, logits = gradient_and_logits(model, here, labels, loss, generator)
+    rising, logits = gradient_and_logits(model, here, labels, loss, generator=generator)
     reached = loss(logits, labels)
     best, best_rising, best_loss = here.clone(), rising.clone(), reached.clone()
     size = torch.full((len(images), 1, 1, 1), 2 * ball.eps)
@@ -103,7 +103,7 @@ def auto_pgd(
         ahead = ball.project(here + size * ball.direction(rising), images)
         moved = ball.project(here + share * (ahead - here) + (1 - share) * (here - before), images)
         before, here = here, moved
-        rising, logits = gradient_and_logits(model, here, labels, loss, generator)
+        rising, logits = gradient_and_logits(model, here, labels, loss, generator=generator)
         last, reached = reached, loss(logits, labels)
         rises += reached > last
         better = reached > best_loss

@@ -177,7 +177,12 @@ class _Run:
         )
         self.store = Store(settings.work, key)
         self.climber = Climber(
-            images, target.judge, self.draws, settings.seed, self.store, settings.on_progress
+            images,
+            target.judge,
+            self.draws,
+            seed=settings.seed,
+            store=self.store,
+            on_progress=settings.on_progress,
         )
         self.samples = self._samples()
         budget = settings.budget

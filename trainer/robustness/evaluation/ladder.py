@@ -157,7 +157,7 @@ class Climber:
         chosen, scored = strongest.chosen[:, :stop].clone(), strongest.scored[:, :stop].clone()
         adversarial[rows] = attacked.adversarial
         chosen[:, rows], scored[:, rows] = attacked.chosen, attacked.scored
-        return Outcome(step, adversarial, chosen, scored, attacked.seconds)
+        return Outcome(step, adversarial, chosen, scored, seconds=attacked.seconds)
 
     def strongest(self, outcomes: Sequence[Outcome]) -> Outcome:
         """The strongest of ``outcomes`` on each image, chosen as ``per_image_worst`` does."""
@@ -168,7 +168,7 @@ class Climber:
             torch.stack([outcomes[place].adversarial[row] for row, place in pick]),
             torch.stack([outcomes[place].chosen[:, row] for row, place in pick], dim=1),
             torch.stack([outcomes[place].scored[:, row] for row, place in pick], dim=1),
-            0.0,
+            seconds=0.0,
         )
 
     def left(self, outcomes: Sequence[Outcome], images: int) -> float:
@@ -190,7 +190,7 @@ class Climber:
             torch.cat([first.adversarial, rest.adversarial[len(first) :]]),
             torch.cat([first.chosen, rest.chosen[:, len(first) :]], dim=1),
             torch.cat([first.scored, rest.scored[:, len(first) :]], dim=1),
-            first.seconds + rest.seconds,
+            seconds=first.seconds + rest.seconds,
         )
 
     def _climb(self, step: Step, rows: Tensor, images: Images, start: Tensor | None) -> Outcome:
@@ -211,13 +211,14 @@ class Climber:
         self.on_progress(step.name, len(rows), len(rows))
         if not batches:
             empty = torch.zeros(self.draws, 0, dtype=torch.int64)
-            return Outcome(step, torch.zeros(0, *self.images.pixels.shape[1:]), empty, empty, 0.0)
+            nothing = torch.zeros(0, *self.images.pixels.shape[1:])
+            return Outcome(step, nothing, empty, empty, seconds=0.0)
         return Outcome(
             step,
             torch.cat([batch["adversarial"] for batch in batches]),
             torch.cat([batch["chosen"] for batch in batches], dim=1),
             torch.cat([batch["scored"] for batch in batches], dim=1),
-            sum(float(batch["seconds"]) for batch in batches),
+            seconds=sum(float(batch["seconds"]) for batch in batches),
         )
 
     def _one_batch(self, step: Step, rows: Tensor, images: Images, start: Tensor | None) -> dict[str, Tensor]:

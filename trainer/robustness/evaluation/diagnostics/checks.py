@@ -85,7 +85,9 @@ def weigh(evidence: Evidence) -> tuple[Check, ...]:
 
 def gradient_cosine(model: Model, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
     """Mean cosine between an image's gradients under two samples of ``model``; 0 where one of them is 0."""
-    first, second = (gradient(model, images, labels, margin, generator).flatten(1) for _ in range(2))
+    first, second = (
+        gradient(model, images, labels, margin, generator=generator).flatten(1) for _ in range(2)
+    )
     return float(torch.cosine_similarity(first, second).mean())
 
 
