@@ -7,6 +7,7 @@ straight-through. Adversarial examples of the FP32 twin are merely transferred t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from sdk.bundle import Bundle, Engine
 from sdk.choices import GraphKind
 from sdk.errors import BundleError
 from trainer.models import Defence
+from trainer.models.classifier import DiverseClassifier
 from trainer.models.purifier import PurifierBank
 from trainer.models.twin import read_twin
 from trainer.robustness.defences.onnx_graph import OnnxGraph
@@ -40,7 +42,7 @@ def read_quantized_twin(bundle: Bundle, kind: GraphKind = "gpu") -> Defence:
     given = [] if unrounded.random_input is None else [unrounded.random_input.name]
     purifier = EnginePurifier(_graphs(bundle, manifest.purifiers, kind, *given), unrounded.purifier)
     classifier = EngineClassifier(_graphs(bundle, manifest.classifiers, kind), unrounded.classifier.n_classes)
-    return Defence(purifier, classifier).requires_grad_(False).eval()
+    return Defence(purifier, cast(DiverseClassifier, classifier)).requires_grad_(False).eval()
 
 
 class EnginePurifier(PurifierBank):

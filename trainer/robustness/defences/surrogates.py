@@ -55,8 +55,9 @@ def identity_purifier(defence: Defence, images: Tensor, draw: Draw) -> Tensor:
 
 def identity_shrinkage(defence: Defence, images: Tensor, draw: Draw) -> Tensor:
     """The purified images, with the gradient of a sparse coding that neither shrinks, clamps nor rounds."""
-    purified = defence.purify(images, draw).detach()
-    return straight_through(purified, _without_shrinkage(_unrounded(defence), images, draw))
+    purified, purifier = defence.purify(images, draw).detach(), _unrounded(defence)
+    assert isinstance(purifier, SparseEncodingPurifier)  # by has_shrinkage
+    return straight_through(purified, _without_shrinkage(purifier, images, draw))
 
 
 def has_shrinkage(defence: Defence) -> bool:

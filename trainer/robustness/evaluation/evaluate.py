@@ -168,7 +168,7 @@ class _Run:
             _weights(target),
             target.judge.says,
             target.attacked,
-            hashlib.sha256(images.pixels.contiguous().numpy()).hexdigest(),
+            hashlib.sha256(images.pixels.contiguous().numpy().tobytes()).hexdigest(),
             images.targets.tolist(),
             images.labels,
             settings.budget,
