@@ -143,7 +143,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "place"
     folder.mkdir()
     (folder / "samples").symlink_to(ROOT / "samples")
-    shutil.copy(ROOT / "samples" / "clips" / "cat-clean.avi", folder / "clip.mp4")
+    shutil.copy(ROOT / "samples" / "clips" / "clean.avi", folder / "clip.mp4")
     capture = cv2.VideoCapture(str(folder / "clip.mp4"))
     cv2.imwrite(str(folder / "frame.png"), capture.read()[1])
     capture.release()

@@ -88,8 +88,8 @@ def test_the_wheel_runs_outside_the_checkout(installed: Path, tmp_path: Path) ->
     place = call(installed / "python", "-c", "import sdk; print(sdk.__file__)", cwd=tmp_path).stdout
     assert Path(place.strip()).is_relative_to(installed.parent)
     assert "nothing that is needed failed" in call(installed / "edge-purify", "doctor", cwd=tmp_path).stdout
-    shutil.copy(ROOT / "samples" / "clips" / "cat-clean.avi", tmp_path)
-    line = ["--source", "cat-clean.avi", "--json", "results.jsonl", "--save", "annotated.mp4"]
+    shutil.copy(ROOT / "samples" / "clips" / "clean.avi", tmp_path)
+    line = ["--source", "clean.avi", "--json", "results.jsonl", "--save", "annotated.mp4"]
     call(installed / "edge-purify", *line, cwd=tmp_path)
     results = [json.loads(text) for text in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert len(results) == 24

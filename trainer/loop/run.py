@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,32 +18,18 @@ from torch import Tensor
 
 from trainer import checkpoint, objectives
 from trainer import config as configs
-from trainer.config import AdversarialRecipe, AtopRecipe, Config, MaskedRecipe
-from trainer.data import DataSet, augment, keyed_generator
+from trainer.config import Config
+from trainer.data import DataSet
 from trainer.data.soft_targets import OpenedTargets
+from trainer.loop.batches import Batch, batches
 from trainer.loop.errors import TrainingError
 from trainer.loop.optimization import make_average, make_optimizer, make_schedule
 from trainer.loop.progress import Clock, Progress
 from trainer.loop.resume import check_same_run, check_same_soft_targets, digest_of
-from trainer.loop.validation import blind_accuracy, clean_accuracy, pgd_accuracy, pictures, spread
+from trainer.loop.validation import measure, pictures
 from trainer.loop.warm_start import begin
 from trainer.models import Defence, Draw, build
 from trainer.objectives.objective import LossAndTerms
-
-COLLAPSE_IMAGES = 512  # attacked to notice a collapse, which is far larger than the noise of so few
-
-
-class Batch(NamedTuple):
-    """A global batch, augmented, and its step's generator.
-
-    ``images`` float32 (B, 3, H, W), or (B, 6, H, W) with a bank's attacked ones; ``labels`` int64 (B,);
-    ``soft_targets`` float32 (B, C) if the recipe has them.
-    """
-
-    images: Tensor
-    labels: Tensor
-    generator: torch.Generator
-    soft_targets: Tensor | None = None
 
 
 class Run:
@@ -119,18 +105,8 @@ class Run:
 
         The short batch at the end of an epoch is dropped.
         """
-        epoch, seed, size = self.epoch, self.config.seed, self.config.optimizer.batch_size
-        order = torch.randperm(len(self.training), generator=keyed_generator(seed, "order", epoch))
-        positions = range(self.step % self.steps_per_epoch, self.steps_per_epoch)
-        rows = [order[p * size : (p + 1) * size] for p in positions]
-        for position, row, batch in zip(positions, rows, self.training.stream(rows), strict=True):
-            generator = keyed_generator(seed, "step", epoch, position)
-            data = self.config.data
-            images = augment(
-                batch.pixels, crop_padding=data.crop_padding, flip=data.flip, generator=generator
-            )
-            soft = self.soft_targets.targets[row] if self.soft_targets is not None else None
-            yield Batch(images, batch.targets, generator, soft)
+        first = self.step % self.steps_per_epoch
+        return batches(self.training, self.config, self.epoch, first, self.soft_targets)
 
     def train_step(
         self,
@@ -210,22 +186,10 @@ class Run:
 
         ``images`` come attacked from a masked recipe's bank; where it has none, the attack is made here.
         """
-        recipe, seed = self.config.recipe, self.config.seed
+        config = self.config
         with self.fabric.autocast():
-            if isinstance(recipe, MaskedRecipe) and recipe.bank is None:
-                figures = blind_accuracy(
-                    self.average, images, seed, eps=recipe.eps, steps=recipe.attack_steps
-                )
-            else:
-                figures = clean_accuracy(self.average, images, seed)
-            if isinstance(recipe, AdversarialRecipe | AtopRecipe):
-                some = images.subset(spread(len(images), recipe.probe_images))
-                few = images.subset(spread(len(images), min(recipe.probe_images, COLLAPSE_IMAGES)))
-                figures["robust"] = pgd_accuracy(self.average, some, seed, eps=recipe.eps)
-                figures["robust_now"] = pgd_accuracy(self.defence, few, seed, eps=recipe.eps)
-        return self.fabric.broadcast(
-            figures
-        )  # norms' statistics, and so decisions, may differ between processes
+            figures = measure(self.average, self.defence, images, config.recipe, config.seed)
+        return self.fabric.broadcast(figures)  # norms' statistics, and so decisions, differ between processes
 
     def pictures(self, images: DataSet) -> Tensor:
         """What the averaged purifier makes of attacked images; see ``trainer.loop.validation.pictures``."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from trainer.config import AdversarialRecipe, AtopRecipe, MaskedRecipe, Recipe
 from trainer.data import DataSet, keyed_generator
 from trainer.loop.errors import TrainingError
 from trainer.models import Defence, Draw
@@ -14,6 +15,26 @@ from trainer.objectives.attacks import pgd
 from trainer.robustness.attacks.losses import Loss, cross_entropy, margin
 
 RAW_IMAGES = 500  # clean ones that a frozen classifier must know
+COLLAPSE_IMAGES = 512  # attacked to notice a collapse, which is far larger than the noise of so few
+
+
+def measure(
+    average: Defence, current: Defence, images: DataSet, recipe: Recipe, seed: int
+) -> dict[str, float]:
+    """Accuracy of the averaged weights, and under adversarial training of both weights under attack.
+
+    ``images`` come attacked from a masked recipe's bank; where it has none, the attack is made here.
+    """
+    if isinstance(recipe, MaskedRecipe) and recipe.bank is None:
+        figures = blind_accuracy(average, images, seed, eps=recipe.eps, steps=recipe.attack_steps)
+    else:
+        figures = clean_accuracy(average, images, seed)
+    if isinstance(recipe, AdversarialRecipe | AtopRecipe):
+        some = images.subset(spread(len(images), recipe.probe_images))
+        few = images.subset(spread(len(images), min(recipe.probe_images, COLLAPSE_IMAGES)))
+        figures["robust"] = pgd_accuracy(average, some, seed, eps=recipe.eps)
+        figures["robust_now"] = pgd_accuracy(current, few, seed, eps=recipe.eps)
+    return figures
 
 
 def clean_accuracy(defence: Defence, images: DataSet, seed: int) -> dict[str, float]:

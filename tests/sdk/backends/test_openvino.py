@@ -74,7 +74,7 @@ def test_the_import_does_not_report_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_where_it_is_not_installed_one_line_names_the_extra(precision: str) -> None:
     program = "import sys; sys.modules['openvino'] = None; from sdk.cli import main; main()"
-    options = ["--source", "samples/clips/cat-clean.avi", "--backend", "openvino", "--precision", precision]
+    options = ["--source", "samples/clips/clean.avi", "--backend", "openvino", "--precision", precision]
     done = python(program, *options)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

@@ -24,7 +24,7 @@ from tests.sdk.sinks.preview.browser import MISSING, Browser, OtherSite
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-CLIP = Path(__file__).parents[4] / "samples" / "clips" / "cat-clean.avi"
+CLIP = Path(__file__).parents[4] / "samples" / "clips" / "clean.avi"
 COLORS = {"red": (0, 0, 255), "blue": (255, 0, 0)}
 
 

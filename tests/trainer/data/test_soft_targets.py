@@ -90,7 +90,7 @@ def test_they_replace_labels_in_the_cross_entropy(digits: Images) -> None:
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(
     file: Path, killed_at: int, digits: Images, tmp_path: Path
 ) -> None:
-    from tests.trainer.test_resume import Killed, assert_same_end, kill_at
+    from tests.trainer.loop.test_resume import Killed, assert_same_end, kill_at
 
     config, data = student(file), (digits[:640], digits[640:704])
     fit(config, *data, tmp_path / "unbroken")

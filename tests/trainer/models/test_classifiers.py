@@ -114,7 +114,7 @@ def step(
 
 @pytest.fixture
 def by_import_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     yield
     sys.modules.pop("foreign_classifiers", None)
 
@@ -134,7 +134,7 @@ def test_a_module_in_the_working_directory_is_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lies in a folder of pictures or downloads is no code of ours, whatever its name."""
-    source = Path(__file__).with_name("foreign_classifiers.py").read_text()
+    source = Path(__file__).parents[1].joinpath("foreign_classifiers.py").read_text()
     (tmp_path / "classifiers_lying_here.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])

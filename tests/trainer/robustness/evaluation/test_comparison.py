@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdk.errors import UsageError
-from tests.trainer.robustness.test_broken_defences import as_target
+from tests.trainer.robustness.helpers import as_target
 from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball

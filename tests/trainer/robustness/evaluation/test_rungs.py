@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdk.errors import UsageError
-from tests.trainer.robustness.test_broken_defences import as_target
+from tests.trainer.robustness.helpers import as_target
 from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.autoattack import autoattack

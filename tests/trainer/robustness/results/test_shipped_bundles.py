@@ -30,7 +30,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    folder = Path(os.environ.get("EDGE_PURIFY_DATA") or Path(__file__).parents[2] / "data")
+    folder = Path(os.environ.get("EDGE_PURIFY_DATA") or Path(__file__).parents[4] / "data")
     try:
         return open_dataset("cifar10", folder, "test", image_size=32)
     except DataError as error:

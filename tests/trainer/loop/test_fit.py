@@ -12,6 +12,7 @@ import torch
 
 from sdk.errors import UsageError
 from tests.trainer.conftest import Prepare, full_disk, read_digits, small
+from tests.trainer.helpers import weights
 from trainer import checkpoint, objectives
 from trainer.config import Config
 from trainer.data import Images
@@ -20,11 +21,6 @@ from trainer.loop.fit import fit
 from trainer.loop.progress import Progress
 from trainer.loop.run import Run
 from trainer.models import build
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    state = checkpoint.load(path)
-    return {**state["model"], **{f"averaged.{name}": value for name, value in state["averaged"].items()}}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +124,7 @@ def test_two_processes_equal_one(digits: Images, tmp_path: Path) -> None:
     )
     script = tmp_path / "worker.py"
     script.write_text(program)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)],
         env=environment,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import Prepare, small
-from tests.trainer.test_fit import weights
+from tests.trainer.helpers import weights
 from trainer import checkpoint
 from trainer.data import Images
 from trainer.loop.fabric import open_fabric

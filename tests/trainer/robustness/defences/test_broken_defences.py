@@ -9,13 +9,11 @@ import msgspec
 import pytest
 
 from tests.trainer.robustness.broken import Broken, LargeLogits, NoiseAdder, Quantizer, RandomMask
-from tests.trainer.robustness.networks import LABELS, SIDE
+from tests.trainer.robustness.helpers import as_target
 from trainer.data import Images
 from trainer.models import Defence
 from trainer.models.purifier import NoPurifier
 from trainer.robustness.attacks.ball import Ball
-from trainer.robustness.defences.judges import TorchJudge
-from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation.budgets import Budget
 from trainer.robustness.evaluation.evaluate import Settings, evaluate
 from trainer.robustness.evaluation.report import Report
@@ -110,18 +108,3 @@ def test_a_mildly_masking_robust_network_flatters_nothing(
 def evaluate_with(rungs: tuple[str, ...], defence: Defence, images: Images, settings: Settings) -> Report:
     budget = msgspec.structs.replace(settings.budget, rungs=rungs)
     return evaluate(as_target(defence, "it"), images, replace(settings, budget=budget)).report
-
-
-def as_target(defence: Defence, name: str, *, n_draws: int = 10**6) -> Target:
-    return Target(
-        name=name,
-        digest=name,
-        labels=LABELS,
-        judge=TorchJudge(defence, "torch"),
-        twin=defence,
-        attacked="itself",
-        height=SIDE,
-        width=SIDE,
-        provenance={},
-        n_draws=n_draws,
-    )

@@ -16,7 +16,7 @@ from sdk.bundle import Bundle, sha256_of
 from sdk.bundle.signature import sign_again
 from sdk.errors import UsageError
 from tests.sdk.keys import make_keys
-from tests.trainer.robustness.test_broken_defences import as_target
+from tests.trainer.robustness.helpers import as_target
 from trainer.cli import main
 from trainer.data import Images
 from trainer.models import Defence

@@ -9,7 +9,7 @@ import torch
 
 from sdk.errors import UsageError
 from tests.trainer.conftest import Prepare, small
-from tests.trainer.test_fit import weights
+from tests.trainer.helpers import weights
 from trainer import checkpoint
 from trainer.data import Images
 from trainer.loop.fit import Report, fit

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.robustness.test_broken_defences import as_target
+from tests.trainer.robustness.helpers import as_target
 from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
