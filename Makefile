@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 demo: .venv/.runtime
 	mkdir -p out
-	$(BIN)/edge-purify --source samples/clips/cat-clean.avi --save out/cat-annotated.mp4 --json out/cat.jsonl --verbose
-	$(BIN)/python samples/compare.py --out out/cat-compared.mp4
+	$(BIN)/edge-purify --source samples/clips/clean.avi --save out/annotated.mp4 --json out/results.jsonl --verbose
+	$(BIN)/python samples/compare.py --out out/compared.mp4
 
 # A process for each package: threads and memory that one package's native libraries leave behind can't reach the next.
 test: .venv/.everything

@@ -73,13 +73,13 @@ def _headline(figures: dict[str, Any], bundle: Bundle) -> str:
     ladder = _measured(bundle, "standard")
     clean = _measured(bundle, "clean")["clean"]
     climbed = ("pgd-margin", "apgd-t") if "pgd-margin" in ladder else ("pgd",)
-    names = [name for name in ("blind", *climbed, "autoattack", "square") if name in ladder]
+    names = [name for name in ("ordinary", "blind", *climbed, "autoattack", "square") if name in ladder]
     rows = [
         ("per-image worst: **the figure to quote**", ladder["per-image worst"]),
         ("no attack", clean),
         *((figures["attacks"].get(name, name), ladder[name]) for name in names),
     ]
-    rows += [(row["name"], row) for row in figures["default_bundle"]["undefended"][:1]]
+    rows += [(row["name"], row) for row in figures["default_bundle"]["undefended"][-1:]]
     return _accuracies(rows)
 
 

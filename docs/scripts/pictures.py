@@ -2,7 +2,7 @@
 
     python docs/scripts/pictures.py
 
-* ``purified.png``: one frame clean, attacked and purified, and what each is called;
+* ``purified.png``: one frame clean, attacked and purified, and what each classifier says;
 * ``annotated.jpg``: a frame of the annotated video that ``edge-purify --save`` writes;
 * ``ladder.png``: the default bundle's accuracy under each attack, with intervals.
 
@@ -29,8 +29,8 @@ import figures
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ROOT / "samples" / "clips"
 IMAGES = ROOT / "docs" / "images"
-TRUTH = "cat"
-FRAME = 3  # of the 24 of each clip
+ORDINARY = ROOT / "samples" / "bundles" / "ren-cifar10-edge-clean"
+FRAME = 70  # of the 120 of each clip
 SEED = 1
 GREEN, RED, GREY = "#2e7d32", "#c23b22", "#8a8a8a"
 
@@ -51,15 +51,18 @@ def purified(purifier: Purifier, path: Path) -> None:
     """The frame clean, its perturbation, attacked, and purified, each over what it is called."""
     from matplotlib import pyplot
 
-    clean, attacked = (_frame(CLIPS / f"cat-{name}.avi") for name in ("clean", "adaptive"))
+    clean, attacked = (_frame(CLIPS / f"{name}.avi") for name in ("clean", "blind"))
+    truth = (CLIPS / "labels.txt").read_text().split()[FRAME]
+    with Purifier.load(ORDINARY) as ordinary:
+        before, after = ordinary.undefended(clean), ordinary.undefended(attacked)
     result = purifier(attacked)
     if result.purified is None:
         raise SystemExit(f"{path.name}: the frame was skipped: {result.error}")
     change = 127 + 8 * (attacked.astype(int) - clean)
     panels: list[tuple[str, Pixels, Verdict | None]] = [
-        ("clean", clean, purifier.undefended(clean)),
+        ("clean", clean, before),
         ("the attack, 8 × stronger", np.clip(change, 0, 255).astype(np.uint8), None),
-        ("attacked, ℓ∞ 8/255", attacked, purifier.undefended(attacked)),
+        ("attacked, ℓ∞ 8/255", attacked, after),
         ("attacked, then purified", result.purified, result),
     ]
     figure, cells = pyplot.subplots(1, len(panels), figsize=(10, 3.1))
@@ -69,8 +72,8 @@ def purified(purifier: Purifier, path: Path) -> None:
         cell.set_xticks([])
         cell.set_yticks([])
         if verdict is not None:
-            color = GREEN if verdict.label == TRUTH else RED
-            way = "purified" if verdict is result else "undefended"
+            color = GREEN if verdict.label == truth else RED
+            way = "product" if verdict is result else "ordinary"
             cell.set_xlabel(f"{way}: {verdict.label} {verdict.score:.2f}", fontsize=12, color=color)
     figure.tight_layout()
     _save(figure, path)
@@ -80,7 +83,7 @@ def annotated(purifier: Purifier, path: Path) -> None:
     """The frame as the annotated video shows it."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "annotated.avi"
-        run(purifier, open_source(CLIPS / "cat-clean.avi"), [AnnotatedVideo(video, fps=8)])
+        run(purifier, open_source(CLIPS / "clean.avi"), [AnnotatedVideo(video, fps=8)])
         cv2.imwrite(str(path), _frame(video), [cv2.IMWRITE_JPEG_QUALITY, 88])
     print(f"wrote {path.relative_to(ROOT)}")
 

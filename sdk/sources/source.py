@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-import cv2
-
 from sdk.arrays import Pixels
 from sdk.sources.roi import Roi
 from sdk.sources.state import Observer, SourceEvent, SourceState
@@ -111,6 +109,8 @@ class Source(ABC):
 
 def frame_rate(capture: Any) -> float | None:
     """Frames a second as a ``cv2.VideoCapture`` has it; None where it can't be that."""
+    import cv2  # here alone, so that a missing OpenCV is named where frames are prepared
+
     return sane_rate(float(capture.get(cv2.CAP_PROP_FPS)))
 
 

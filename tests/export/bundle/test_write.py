@@ -19,7 +19,7 @@ from tests.export.helpers import names_in, tree
 from tests.export.spoil import break_engine
 from trainer import checkpoint
 
-LIMIT_BYTES = 40_000_000  # of one bundle that ships inside the package
+LIMIT_BYTES = 48_000_000  # of one bundle that ships inside the package
 
 
 def test_the_bundle_is_whole_and_says_where_it_comes_from(bundle: Bundle) -> None:
@@ -195,7 +195,7 @@ def test_a_classifier_of_ones_own_may_be_of_any_size(tmp_path: Path) -> None:
     config = {**CONFIG, "model": {**CONFIG["model"], "classifier": classifier}}
     path = save_untrained(config, tmp_path / "large.pt")
     write_bundle(checkpoint.load_defence(path, trust_code=True), tmp_path / "bundle", n_images=1)
-    assert sum(len(content) for content in tree(tmp_path / "bundle").values()) > LIMIT_BYTES
+    assert sum(len(content) for content in tree(tmp_path / "bundle").values()) > 40_000_000
 
 
 def test_what_ships_in_the_package_stays_small() -> None:

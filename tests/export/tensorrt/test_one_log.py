@@ -1,8 +1,7 @@
 """Nothing in this project gives TensorRT a logger that is freed before the process ends.
 
 TensorRT keeps the first logger in its global one. Two builders that overlap, the first of them freed with its
-logger, leave the global logger dangling; the next global message crashes the process. That ended whole test
-runs, late and at different tests, when all packages were tested in one process.
+logger, leave the global logger dangling; the next global message crashes the process.
 """
 
 from __future__ import annotations

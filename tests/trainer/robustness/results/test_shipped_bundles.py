@@ -19,8 +19,9 @@ from trainer.data import DataError, Images, open_dataset
 from trainer.robustness.defences.targets import open_target
 from trainer.robustness.results import gate, record
 
-BUNDLES = Path(sdk.__file__).parent / "bundles"
-RECORDED = [folder for folder in sorted(BUNDLES.iterdir()) if Bundle.open(folder).manifest.robustness]
+CHECKOUT = Path(sdk.__file__).parents[1]
+BUNDLES = sorted(path for place in ("sdk", "samples") for path in (CHECKOUT / place / "bundles").iterdir())
+RECORDED = [folder for folder in BUNDLES if Bundle.open(folder).manifest.robustness]
 CASES = [
     (folder, precision)
     for folder in RECORDED
@@ -47,7 +48,7 @@ def hold(folder: Path, precision: str, images: Images) -> list[gate.Change]:
 
 
 def test_every_shipped_bundle_has_a_record() -> None:
-    assert [folder.name for folder in RECORDED] == [folder.name for folder in sorted(BUNDLES.iterdir())]
+    assert RECORDED == BUNDLES
 
 
 @pytest.mark.parametrize(("folder", "precision"), CASES, ids=lambda value: getattr(value, "name", value))
