@@ -78,7 +78,8 @@ def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, 
 
 
 def ablate(config: Path, data: Path, out: Path, *more: object) -> Result:
-    arguments = ["ablate", config, "--data", data, "--out", out, "--images", 20, *more]
+    images = [] if "--images" in more else ["--images", 20]
+    arguments = ["ablate", config, "--data", data, "--out", out, *images, *more]
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
