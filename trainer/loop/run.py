@@ -101,10 +101,7 @@ class Run:
                 self.save()
 
     def rest_of_epoch(self) -> Iterator[Batch]:
-        """The epoch's global batches from the run's position on.
-
-        The short batch at the end of an epoch is dropped.
-        """
+        """The epoch's global batches from the run's position on."""
         first = self.step % self.steps_per_epoch
         return batches(self.training, self.config, self.epoch, first, self.soft_targets)
 
