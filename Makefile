@@ -10,10 +10,12 @@ demo: .venv/.runtime
 	$(BIN)/edge-purify --source samples/clips/clean.avi --save out/annotated.mp4 --json out/results.jsonl --verbose
 	$(BIN)/python samples/compare.py --out out/compared.mp4
 
-# A process for each package: threads and memory that one package's native libraries leave behind can't reach the next.
+# Processes of their own for the packages: threads and memory that one package's native libraries leave behind can't reach the next.
 test: .venv/.everything
 	$(BIN)/python -m pytest tests --ignore tests/sdk --ignore tests/trainer
-	$(BIN)/python -m pytest tests/sdk
+	$(BIN)/python -m pytest tests/sdk/backends
+	$(BIN)/python -m pytest tests/sdk/cli
+	$(BIN)/python -m pytest tests/sdk --ignore tests/sdk/backends --ignore tests/sdk/cli
 	$(BIN)/python -m pytest tests/trainer --ignore tests/trainer/robustness
 	$(BIN)/python -m pytest tests/trainer/robustness
 

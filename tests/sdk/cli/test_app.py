@@ -225,7 +225,7 @@ def fail(kind: str) -> None:
 
 def signals_came_while_importing() -> None:
     try:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # not SIGINT, which a shell's background job ignores
     except KeyboardInterrupt:
         raise ImportError("numpy failed to import") from None
 
