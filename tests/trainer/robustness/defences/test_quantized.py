@@ -190,8 +190,9 @@ def test_the_shipped_bundles_twin_is_its_engines() -> None:
     bundle = Bundle.open(SHIPPED)
     with np.load(bundle.path(bundle.manifest.golden)) as golden:
         images = torch.from_numpy(golden["images"]).float().div(255).repeat(20, 1, 1, 1)
-    twin = read_quantized_twin(bundle)
-    shipped = Case(SHIPPED, open_backend(bundle, "onnxruntime", "int8"), twin, twin)
+    backend = open_backend(bundle, "onnxruntime", "int8")
+    twin = read_quantized_twin(bundle, backend.graphs)
+    shipped = Case(SHIPPED, backend, twin, twin)
     draw = twin.draw(len(images), seeded())
     _, logits = by_engines(shipped, images, draw)
     found = twin(images, draw)
