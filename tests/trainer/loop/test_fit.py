@@ -119,7 +119,7 @@ def test_two_processes_equal_one(digits: Images, tmp_path: Path) -> None:
     with _frozen_norms():
         fit(_three_steps(), digits[:192], digits[192:200], tmp_path / "one")
     program = (
-        "from pathlib import Path; from tests.trainer import test_fit; "
+        "from pathlib import Path; from tests.trainer.loop import test_fit; "
         f"test_fit.run_as_worker(Path({str(tmp_path / 'two')!r}))"
     )
     script = tmp_path / "worker.py"
