@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ SIDE = 16
 LABELS = ("red", "green", "blue", "dark")
 MASK = RandomInput("atom_mask", "subset", 12, 9, "mask", "float32", (1, 12))
 
+
+# A shell's background job ignores SIGINT, and what it starts would too; the tests stop programs by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
 
