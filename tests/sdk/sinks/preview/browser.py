@@ -112,6 +112,8 @@ class OtherSite:
 
     def __init__(self, page: str) -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
+            timeout = 1.0  # of a connection that the browser opens in advance and never uses
+
             def do_GET(self) -> None:
                 self.send_response(200)
                 self.send_header("Content-Type", "text/html")
@@ -122,6 +124,7 @@ class OtherSite:
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = False  # so that closing waits for them
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def url(self, host: str) -> str:
