@@ -2,7 +2,8 @@
 
     python docs/scripts/figures.py [--check]
 
-Accuracies come from what the default bundle's manifest says was measured; the rest from docs/figures.json.
+Accuracies come from what the default bundle's manifest says was measured and from docs/reports/; the rest
+from docs/figures.json.
 Each table replaces what stands between ``<!-- figures: NAME -->`` and ``<!-- figures: end -->``.
 """
 
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sdk import Bundle, default_bundle
+
+sys.path.insert(0, str(Path(__file__).parent))
+import reports
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -49,6 +53,9 @@ def render() -> dict[str, str]:
         "bundle": _bundle,
         "suspicion": _suspicion,
         "runtime": _runtime,
+        "reports": lambda *_: reports.summary(),
+        "eps": lambda *_: reports.by_eps(),
+        "coverage": lambda *_: reports.coverage(),
         "verified": lambda figures, _: _table(("part", "verified by"), figures["verified"]),
     }
     return {name: f"{table(figures, bundle)}\n" for name, table in tables.items()}

@@ -4,7 +4,8 @@
 
 * ``purified.png``: one frame clean, attacked and purified, and what each classifier says;
 * ``annotated.jpg``: a frame of the annotated video that ``edge-purify --save`` writes;
-* ``ladder.png``: the default bundle's accuracy under each attack, with intervals.
+* ``ladder.png``: the default bundle's accuracy under each attack, with intervals;
+* ``reports/``: the plots of every report in docs/reports/.
 
 The draws are seeded, so that the same bundle gives the same pictures.
 """
@@ -25,6 +26,7 @@ from sdk.arrays import Pixels
 
 sys.path.insert(0, str(Path(__file__).parent))
 import figures
+import reports
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ROOT / "samples" / "clips"
@@ -45,6 +47,7 @@ def main() -> None:
         purified(purifier, IMAGES / "purified.png")
         annotated(purifier, IMAGES / "annotated.jpg")
     ladder(IMAGES / "ladder.png")
+    reports.draw_plots()
 
 
 def purified(purifier: Purifier, path: Path) -> None:

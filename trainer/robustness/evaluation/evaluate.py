@@ -252,12 +252,13 @@ class _Run:
         )
 
     def confidence(self, outcomes: dict[str, Outcome]) -> Confidence | None:
-        """Calibration, and risk by coverage, clean and under blind and adaptive attacks."""
+        """Calibration, and risk by coverage: clean, under attacks that are blind, and under adaptive ones."""
         count = min(self.settings.budget.suspicion_images, len(self.images))
         if self.target.twin is None or "blind" not in outcomes or not count:
             return None
-        adaptive = [outcome for name, outcome in outcomes.items() if name not in ("clean", "blind")]
-        attacked = {name: outcomes[name].adversarial[:count] for name in ("clean", "blind")}
+        known = [name for name in ("clean", "ordinary", "blind") if name in outcomes]
+        adaptive = [outcome for name, outcome in outcomes.items() if name not in known]
+        attacked = {name: outcomes[name].adversarial[:count] for name in known}
         if adaptive:
             strongest = self.climber.strongest([outcomes["clean"], *adaptive])
             attacked["adaptive"] = strongest.adversarial[:count]

@@ -19,7 +19,7 @@ from trainer.robustness.evaluation.report import Confidence, Report, Suspicion
 
 EXAMPLES = 8
 GREY = "#8a8a8a"
-COLORS = ("#2b6cb0", GREY, "#c23b22", "#7b341e")
+COLORS = ("#2b6cb0", "#2e7d32", GREY, "#c23b22", "#7b341e")
 MARKED = 0.6  # coverage of clean images
 
 
