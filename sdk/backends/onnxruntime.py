@@ -30,7 +30,7 @@ from functools import cache
 from typing import Any
 
 from sdk.backends.interface import Float
-from sdk.backends.providers import Provider, chain, require_kept
+from sdk.backends.providers import Provider, chain, engine_cache, require_kept, with_options
 from sdk.backends.sessions import EngineFile, Feeds, SessionBackend, Tensors, one_line
 from sdk.bundle import Bundle, Precision
 from sdk.choices import GraphKind
@@ -78,7 +78,8 @@ class OnnxRuntimeBackend(SessionBackend["_Session"]):
     ) -> None:
         self.provider: Provider = provider
         self.concurrent = provider == "cpu"  # a session's run may be called by several threads at once
-        self._providers = chain(onnxruntime, provider, precision)
+        self._providers = chain(onnxruntime, provider)
+        self._engine_cache = engine_cache(provider, VERSION)
         _share_memory()
         kind: GraphKind = graphs or ("cpu" if provider == "cpu" else "gpu")
         super().__init__(bundle, precision, threads, may_grow=provider == "cpu", graphs=kind)
@@ -88,7 +89,8 @@ class OnnxRuntimeBackend(SessionBackend["_Session"]):
         return [session.bare for session in self._purifiers], [session.bare for session in self._classifiers]
 
     def _open(self, file: EngineFile, threads: int) -> _Session:
-        session = _Session(file, _options(file, threads), self._providers)
+        providers = with_options(self._providers, self.precision, self._engine_cache, file.sha256)
+        session = _Session(file, _options(file, threads), providers)
         require_kept(session.bare, self.provider)
         return session
 

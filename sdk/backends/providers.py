@@ -2,8 +2,9 @@
 
 The CPU is the default and always there. CUDA and TensorRT need the package ``onnxruntime-gpu`` and NVIDIA's
 libraries, and are taken only where they are asked for: whether they are faster depends on the model, and
-*nothing here was executed on a GPU*. ONNX Runtime's TensorRT builds its engines again at each load; the
-backends ``tensorrt`` and ``tensorrt-rtx`` load built ones.
+*nothing here was executed on a GPU*. ONNX Runtime's TensorRT builds its engines when a session is opened, and
+keeps them and its kernels' timings in the user's cache, a folder for each ONNX file: it names an engine after
+the graph's inputs, outputs and nodes alone, so two files of one folder could be taken for each other.
 
 ONNX Runtime falls back to the CPU without an error, at load and after a failed run. Here it doesn't: who
 asked for a GPU gets it, or is told.
@@ -11,15 +12,23 @@ asked for a GPU gets it, or is told.
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from sdk.choices import PROVIDERS as PROVIDERS
 from sdk.choices import Precision
 from sdk.choices import Provider as Provider
 from sdk.errors import BackendError
+from sdk.host.cache import cache_root, make_private
 
+FOLDER = "onnxruntime"  # inside the cache
+
+ProviderOptions = dict[str, bool | str]
+
+_log = logging.getLogger("sdk")
 _CPU = "CPUExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
 _CHAINS = {  # in order: what a provider can't run goes to the next
@@ -33,10 +42,8 @@ class ProviderError(BackendError):
     """The provider that was asked for can't be had."""
 
 
-def chain(
-    onnxruntime: Any, provider: Provider, precision: Precision
-) -> list[str | tuple[str, dict[str, bool]]]:
-    """What to open a session with, for ``provider``: names, and TensorRT's with its options.
+def chain(onnxruntime: Any, provider: Provider) -> list[str]:
+    """The providers to open a session with, for ``provider``, by name.
 
     Loads CUDA's libraries if it needs them.
 
@@ -53,15 +60,53 @@ def chain(
     if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):  # since 1.21
         with redirect_stdout(sys.stderr):  # it prints, and standard output may carry JSON
             onnxruntime.preload_dlls()  # those that pip installed lie where no linker looks
-    return [(name, _tensorrt_options(precision)) if name == _TENSORRT else name for name in names]
+    return names
 
 
-def _tensorrt_options(precision: Precision) -> dict[str, bool]:
-    """What this provider may compute in: unlike the backend, it doesn't take that from the graph alone.
+def engine_cache(provider: Provider, version: str) -> Path | None:
+    """The folder where ``provider`` keeps the engines that it builds, this user's alone: engines are code.
 
-    Without ``trt_int8_enable`` it refuses Q/DQ pairs.
+    None where it builds none or, said so, where the cache can't be used.
+
+    Args:
+        version: of ONNX Runtime, whose engines no other version loads.
     """
-    return {"trt_fp16_enable": precision == "fp16", "trt_int8_enable": precision == "int8"}
+    if provider != "tensorrt":
+        return None
+    try:
+        folder = cache_root() / FOLDER / version
+        make_private(folder)
+    except (BackendError, OSError) as error:
+        _log.warning("provider tensorrt: engines aren't kept, and the next start builds again: %s", error)
+        return None
+    return folder
+
+
+def with_options(
+    names: list[str], precision: Precision, cache: Path | None, onnx_sha256: str
+) -> list[str | tuple[str, ProviderOptions]]:
+    """``names``, TensorRT's with its options for one engine.
+
+    Unlike the backend, it doesn't take from the graph alone what it may compute in: without
+    ``trt_int8_enable`` it refuses Q/DQ pairs.
+
+    Args:
+        cache: as ``engine_cache`` says.
+        onnx_sha256: of the engine's ONNX file.
+    """
+    options: ProviderOptions = {
+        "trt_fp16_enable": precision == "fp16",
+        "trt_int8_enable": precision == "int8",
+    }
+    if cache is not None:
+        folder = str(cache / onnx_sha256)  # which it creates
+        options |= {
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": True,
+            "trt_timing_cache_path": folder,
+        }
+    return [(name, options) if name == _TENSORRT else name for name in names]
 
 
 def require_kept(session: Any, provider: Provider) -> None:

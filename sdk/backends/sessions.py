@@ -37,11 +37,12 @@ Tensors = dict[str, Tensor]  #: by name
 class EngineFile:
     """An engine's file, and what the bundle says of its tensors.
 
-    ``path`` is for messages. What runs are the bytes that ``content`` reads and verifies.
+    ``path`` is for messages. What runs are the bytes that ``content`` reads and verifies to have ``sha256``.
     """
 
     engine: Engine
     path: Path
+    sha256: str
     content: Callable[[], bytes]
     is_quantized: bool
     is_for_cpu: bool
@@ -188,6 +189,7 @@ class SessionBackend(ABC, Generic[S]):
         return EngineFile(
             engine,
             self._bundle.path(file),
+            file.sha256,
             content=partial(self._bundle.read, file),
             is_quantized=self.precision == "int8" and file != engine.onnx["fp32"],
             is_for_cpu=file == engine.cpu.get(self.precision),

@@ -17,6 +17,7 @@ import numpy as np
 from sdk.backends.cuda import Array, Driver
 from sdk.backends.interface import Float, Inference
 from sdk.backends.plan_store import BuiltEngine, EngineBackend, Host, build_command, find_engine
+from sdk.backends.runtime_cache import RuntimeCache, runtime_cache
 from sdk.backends.tensorrt_engine import Buffer, Library, LoadedEngine
 from sdk.bundle import Bundle, Precision, RandomInput
 from sdk.draw import Draw, encode_subset
@@ -40,8 +41,8 @@ class _Pass(NamedTuple):
 class Bank:
     """All that lives on the GPU; made, used and closed on one thread.
 
-    What was acquired is released in reverse order: contexts, scratch, engines, buffers, the runtime, events,
-    the stream, and at last the GPU's primary context.
+    What was acquired is released in reverse order: contexts, runtime cache, scratch, engines, buffers, the
+    runtime, events, the stream, and at last the GPU's primary context.
     """
 
     def __init__(
@@ -73,9 +74,12 @@ class Bank:
             library.open()
             held.callback(library.close)
             self._load(bundle, library, built, build_command(bundle, name, self.precision), held)
-            self._bind(held)
+            cache = _runtime_cache(bundle, host, library, built)
+            self._bind(held, cache)
             self._warm_up(bundle)
             self._capture(held)
+            if cache is not None:
+                cache.keep()
         except BaseException:
             with suppress(BackendError):  # after a fault, every call fails; the first error says why
                 held.close()
@@ -148,14 +152,16 @@ class Bank:
             for engine in manifest.classifiers
         ]
 
-    def _bind(self, held: ExitStack) -> None:
+    def _bind(self, held: ExitStack, cache: RuntimeCache | None) -> None:
         engines = (*self._purifiers, *self._classifiers)
         size_bytes = max(MIN_SCRATCH_BYTES, *(engine.scratch_bytes for engine in engines))
         scratch = self._driver.allocate(size_bytes)
         held.callback(self._driver.free, scratch)
+        if cache is not None:
+            held.callback(cache.close)
         for engine in engines:
             held.callback(engine.unbind)
-            engine.bind(scratch, size_bytes)
+            engine.bind(scratch, size_bytes, cache)
 
     def _warm_up(self, bundle: Bundle) -> None:
         """Run every engine once: to prove that it runs, and because the first run loads its kernels."""
@@ -273,6 +279,15 @@ def _find_engines(
             except BackendError as error:
                 missing = missing or error
     raise missing or BackendError(f"bundle {bundle.folder}: no {precision} engines in it")
+
+
+def _runtime_cache(
+    bundle: Bundle, host: Host, library: Library, built: Mapping[str, BuiltEngine]
+) -> RuntimeCache | None:
+    """Where the library compiles kernels on this device, their cache; None where its builder did."""
+    if host.backend != "tensorrt-rtx" or not hasattr(library.module, "IRuntimeCache"):
+        return None
+    return runtime_cache(bundle, host, (engine.sidecar.plan_sha256 for engine in built.values()))
 
 
 def _listed(signature: Mapping[str, str]) -> str:

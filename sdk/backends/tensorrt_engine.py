@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from sdk.backends.cuda import Array
 from sdk.backends.plan_store import NAMES, BuiltEngine, EngineBackend
+from sdk.backends.runtime_cache import RuntimeCache
 from sdk.backends.tensorrt_log import errors_into, log_of
 from sdk.errors import BackendError
 
@@ -132,6 +133,7 @@ class LoadedEngine:
         self._where = f"engine {self.id} ({built.plan})"
         self._hint = f"build it again: {rebuild} --force"
         self._context: Any = None
+        self._config: Any = None
         self._engine: Any = library.runtime.deserialize_cuda_engine(built.read())
         if self._engine is None:
             raise self._failure("can't load it")
@@ -142,14 +144,20 @@ class LoadedEngine:
             self.close()
             raise
 
-    def bind(self, scratch: int, scratch_bytes: int) -> None:
+    def bind(self, scratch: int, scratch_bytes: int, cache: RuntimeCache | None = None) -> None:
         """Make the context, over scratch memory that no other engine uses at the same time.
+
+        Args:
+            cache: TensorRT-RTX's, for the kernels that it compiles; TensorRT compiles none.
 
         Raises:
             BackendError: there is no memory for it, or a tensor has another type or shape.
         """
         strategy = self._library.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._context = self._engine.create_execution_context(strategy)
+        self._config = None if cache is None else cache.config(self._engine, strategy)
+        self._context = self._engine.create_execution_context(
+            strategy if self._config is None else self._config
+        )
         if self._context is None:
             raise self._failure("can't make a context for it")
         self._context.set_device_memory(scratch, scratch_bytes)
@@ -174,10 +182,11 @@ class LoadedEngine:
             )
 
     def unbind(self) -> None:
-        self._context = None
+        self._context = None  # before the configuration and the engine that it was made from
+        self._config = None
 
     def close(self) -> None:
-        self._context = None  # before the engine that made it
+        self.unbind()
         self._engine = None
 
     def _check_names(self) -> None:

@@ -19,7 +19,7 @@ from tests.sdk.fakes import tensorrt as fake_trt
 from tests.sdk.fakes.cuda_bindings import NO_RESULT, FakeCudaBindings
 from tests.sdk.fakes.gpu import FakeGpu
 
-CLASSES = ("ILogger", "Runtime", "ICudaEngine", "IExecutionContext")
+CLASSES = ("ILogger", "Runtime", "ICudaEngine", "IExecutionContext", "IRuntimeConfig", "IRuntimeCache")
 ENUMS = {
     "DataType": fake_trt.DataType,
     "TensorIOMode": fake_trt.TensorIOMode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -61,12 +62,13 @@ class FakeSession(onnxruntime.InferenceSession):  # type: ignore[misc]
 
 
 @pytest.fixture
-def gpu_build(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
+def gpu_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeSession]:
     """``onnxruntime-gpu``, as far as the backend sees it."""
     available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudart"))
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(FakeSession, "asked", [])
     monkeypatch.setattr(FakeSession, "given", [])
     return FakeSession
@@ -119,9 +121,51 @@ def test_the_tensorrt_provider_may_compute_in_the_precision_of_the_graph(
         classifiers=tuple(in_every_precision(engine) for engine in opened.manifest.classifiers),
     )
     OnnxRuntimeBackend(opened, precision, provider="tensorrt")
-    may = {"trt_fp16_enable": fp16, "trt_int8_enable": int8}
-    others = {"CUDAExecutionProvider": {}, "CPUExecutionProvider": {}}
-    assert gpu_build.given == [{"TensorrtExecutionProvider": may, **others}] * 5
+    for given in gpu_build.given:
+        asked = given["TensorrtExecutionProvider"]
+        assert (asked["trt_fp16_enable"], asked["trt_int8_enable"]) == (fp16, int8)
+        assert given["CUDAExecutionProvider"] == given["CPUExecutionProvider"] == {}
+    assert len(gpu_build.given) == 5
+
+
+def test_the_tensorrt_provider_keeps_its_engines_in_a_folder_for_each_onnx_file(
+    tiny_bundle: Path, gpu_build: type[FakeSession], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names an engine after the graph's names alone: in one folder a bank's would be mixed up."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = Bundle.open(tiny_bundle)
+    OnnxRuntimeBackend(bundle, provider="tensorrt")
+    folders = []
+    for engine, given in zip(bundle.manifest.engines, gpu_build.given, strict=True):
+        asked = given["TensorrtExecutionProvider"]
+        assert asked["trt_engine_cache_enable"] == asked["trt_timing_cache_enable"] == "True"
+        assert asked["trt_engine_cache_path"] == asked["trt_timing_cache_path"]
+        folder = Path(asked["trt_engine_cache_path"])
+        folders.append(folder)
+        assert folder.relative_to(tmp_path).parts == (
+            *("edge-purify", "onnxruntime", onnxruntime.__version__, engine.onnx["fp32"].sha256),
+        )
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    assert len(set(folders)) == 5
+    gpu_build.given.clear()
+    OnnxRuntimeBackend(bundle, provider="cuda")
+    assert all(options == {} for given in gpu_build.given for options in given.values())
+
+
+def test_the_tensorrt_provider_keeps_no_engine_where_others_may_write(
+    tiny_bundle: Path,
+    gpu_build: type[FakeSession],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "edge-purify").mkdir()
+    (tmp_path / "edge-purify").chmod(0o777)
+    OnnxRuntimeBackend(Bundle.open(tiny_bundle), provider="tensorrt")
+    assert all("trt_engine_cache_path" not in g["TensorrtExecutionProvider"] for g in gpu_build.given)
+    (line,) = caplog.messages
+    assert line.startswith("provider tensorrt: engines aren't kept, and the next start builds again: ")
 
 
 def in_every_precision(engine: Engine) -> Engine:

@@ -8,6 +8,8 @@ method and its parameters to the docstrings of the real classes.
 from __future__ import annotations
 
 import enum
+import hashlib
+import json
 import threading
 from functools import lru_cache
 from typing import Any
@@ -58,10 +60,11 @@ class FakeTensorRt:
     """The module. ``refuse`` names a call that answers None or False, as TensorRT does on failure; that of
     ``Runtime`` raises, as the binding does where TensorRT gives it none.
 
-    ``needs_scratch`` is False for engines so simple that they need no scratch memory.
+    ``needs_scratch`` is False for engines so simple that they need no scratch memory. ``compiled`` has an
+    entry for each engine that TensorRT-RTX, versions 1.x, had to compile kernels for.
     """
 
-    __slots__ = ("__version__", "gpu", "needs_scratch", "refuse")
+    __slots__ = ("__version__", "compiled", "gpu", "needs_scratch", "refuse")
 
     ILogger = ILogger
     DataType = DataType
@@ -73,6 +76,17 @@ class FakeTensorRt:
         self.__version__ = version
         self.refuse: str | None = None
         self.needs_scratch = True
+        self.compiled: list[str] = []
+
+    @property
+    def is_rtx(self) -> bool:
+        return self.__version__.startswith("1.")
+
+    @property
+    def IRuntimeCache(self) -> type[IRuntimeCache]:
+        if not self.is_rtx:
+            raise AttributeError("TensorRT has no runtime cache")
+        return IRuntimeCache
 
     def Runtime(self, logger: ILogger) -> Runtime:
         if not getattr(logger, "ready", False):
@@ -131,14 +145,16 @@ class Runtime(_Living):
         except Exception:
             self.logger.log(ILogger.ERROR, "Serialization assertion magicTag failed")
             return None
-        return ICudaEngine(self, session, len(serialized_engine))
+        kernels = hashlib.sha256(serialized_engine).hexdigest()[:8]
+        return ICudaEngine(self, session, len(serialized_engine), kernels)
 
 
 class ICudaEngine(_Living):
-    __slots__ = ("_runtime", "_session", "_size_bytes")
+    __slots__ = ("_kernels", "_runtime", "_session", "_size_bytes")
 
-    def __init__(self, runtime: Runtime, session: Any, size_bytes: int) -> None:
+    def __init__(self, runtime: Runtime, session: Any, size_bytes: int, kernels: str) -> None:
         super().__init__(runtime.trt, runtime.logger)
+        self._kernels = kernels
         self._runtime = runtime
         self._session = session
         self._size_bytes = size_bytes
@@ -165,23 +181,78 @@ class ICudaEngine(_Living):
     def get_tensor_shape(self, name: str) -> list[int]:
         return [size if isinstance(size, int) else -1 for size in self._nodes()[name].shape]
 
+    def create_runtime_config(self) -> IRuntimeConfig | None:
+        if not self.trt.is_rtx:
+            raise Misuse("TensorRT before 10.11 has no runtime configuration")
+        return IRuntimeConfig(self.trt, self.logger) if self.granted("create_runtime_config") else None
+
     def create_execution_context(
-        self, strategy: ExecutionContextAllocationStrategy
+        self, strategy: ExecutionContextAllocationStrategy | IRuntimeConfig
     ) -> IExecutionContext | None:
+        cache = None
+        if isinstance(strategy, IRuntimeConfig):
+            strategy, cache = strategy._strategy, strategy._cache
         if strategy is not ExecutionContextAllocationStrategy.USER_MANAGED:
             raise Misuse("each context would get scratch memory of its own")
-        return IExecutionContext(self) if self.granted("create_execution_context") else None
+        return IExecutionContext(self, cache) if self.granted("create_execution_context") else None
 
     def _nodes(self) -> dict[str, Any]:
         return {node.name: node for node in (*self._session.get_inputs(), *self._session.get_outputs())}
 
 
-class IExecutionContext(_Living):
-    __slots__ = ("_addresses", "_engine", "_scratch", "_shapes")
+class IRuntimeConfig(_Living):
+    __slots__ = ("_cache", "_strategy")
 
-    def __init__(self, engine: ICudaEngine) -> None:
+    def __init__(self, trt: FakeTensorRt, logger: ILogger) -> None:
+        super().__init__(trt, logger)
+        self._cache: IRuntimeCache | None = None
+        self._strategy = ExecutionContextAllocationStrategy.STATIC
+
+    def create_runtime_cache(self) -> IRuntimeCache | None:
+        return IRuntimeCache(self.trt, self.logger) if self.granted("create_runtime_cache") else None
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        if not self.granted("set_runtime_cache"):
+            return False
+        self._cache = cache
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self._strategy = strategy
+
+
+class IRuntimeCache(_Living):
+    """Serializes to the version of its library and the names of the engines whose kernels it holds."""
+
+    __slots__ = ("_kernels",)
+
+    def __init__(self, trt: FakeTensorRt, logger: ILogger) -> None:
+        super().__init__(trt, logger)
+        self._kernels: set[str] = set()
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not self.granted("deserialize"):
+            return False
+        version, kernels = json.loads(blob)  # a real one may crash on bytes that it never wrote
+        if version != self.trt.__version__:
+            return False
+        self._kernels.update(kernels)
+        return True
+
+    def serialize(self) -> memoryview | None:
+        if not self.granted("serialize"):
+            return None
+        return memoryview(json.dumps([self.trt.__version__, sorted(self._kernels)]).encode())
+
+
+class IExecutionContext(_Living):
+    __slots__ = ("_addresses", "_cache", "_engine", "_ran", "_scratch", "_shapes")
+
+    def __init__(self, engine: ICudaEngine, cache: IRuntimeCache | None = None) -> None:
         super().__init__(engine.trt, engine.logger)
         self._engine = engine
+        self._cache = cache
+        self._ran = False
         self._addresses: dict[str, int] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._scratch: tuple[int, int] | None = None
@@ -221,8 +292,20 @@ class IExecutionContext(_Living):
             raise Misuse("a tensor has no address, or the context no scratch memory")
         if not self.granted("execute_async_v3"):
             return False
+        self._compile()
         self.trt.gpu.put(stream_handle, self._execute)
         return True
+
+    def _compile(self) -> None:
+        """TensorRT-RTX compiles what it runs for the first time, unless a cache has it."""
+        if self._ran or not self.trt.is_rtx:
+            return
+        self._ran = True
+        kernels = self._engine._kernels
+        if self._cache is None or kernels not in self._cache._kernels:
+            self.trt.compiled.append(kernels)
+        if self._cache is not None:
+            self._cache._kernels.add(kernels)
 
     def _execute(self) -> None:
         assert self._scratch is not None
