@@ -56,6 +56,7 @@ def render() -> dict[str, str]:
         "reports": lambda *_: reports.summary(),
         "eps": lambda *_: reports.by_eps(),
         "coverage": lambda *_: reports.coverage(),
+        "published": _published,
         "verified": lambda figures, _: _table(("part", "verified by"), figures["verified"]),
     }
     return {name: f"{table(figures, bundle)}\n" for name, table in tables.items()}
@@ -122,6 +123,24 @@ def _suspicion(figures: dict[str, Any], bundle: Bundle) -> str:
 def _runtime(figures: dict[str, Any], bundle: Bundle) -> str:
     runtime = figures["runtime"]
     return f"{_table(('ratio', 'measured', 'bound'), runtime['rows'])}\n\nMeasured on {runtime['machine']}."
+
+
+def _published(figures: dict[str, Any], bundle: Bundle) -> str:
+    """Other methods' figures as published, below a row of ours from the manifest."""
+    worst = _measured(bundle, "standard")["per-image worst"]
+    share, low, high = (f"{100 * worst[key]:.1f}" for key in ("share", "low", "high"))
+    frame = figures["runtime"]["rows"][0][0].partition(" / ")[0]
+    ours = (
+        f"**this bundle**, `{bundle.manifest.name}`",
+        f"CIFAR-10 in a JPEG copy, {worst['images']:,} images",
+        "end to end, the strongest attack of the ladder on each image",
+        f"**{share}** [{low}, {high}]",
+        f"{100 * _measured(bundle, 'clean')['clean']['share']:.1f}",
+        f"{frame}, {figures['runtime']['machine']}",
+        "[above](#robustness)",
+    )
+    head = ("method", "data, classifier", "attack", "robust %", "clean %", "cost of an image", "source")
+    return _table(head, [ours, *figures["published"]])
 
 
 def _measured(bundle: Bundle, budget: str) -> dict[str, Rung]:
