@@ -67,10 +67,8 @@ def from_dataset(
         UsageError: no data set is known, or its images or classes don't fit the bundle.
         DataError: the data set is absent or damaged.
     """
-    from trainer.data import open_dataset
-
     name, test = _test_set(bundle, folder, name)
-    training = open_dataset(name, folder, "train", image_size=bundle.manifest.image.height)
+    training = _opened(bundle, folder, "train", name)
     rows = np.linspace(0, len(training) - 1, min(len(training), N_CALIBRATION)).astype(np.int64)
     judged = test[slice(0, n_accuracy)]
     return Pictures(
@@ -132,15 +130,13 @@ def purified_images(manifest: Manifest, backend: Backend, images: Float, *, seed
 
 def _test_set(bundle: Bundle, folder: Path, name: str | None) -> tuple[str, Any]:
     """The data set's name, and its test images."""
-    from trainer.data import open_dataset
-
     manifest, n_classes = bundle.manifest, len(bundle.labels)
     name = name or manifest.provenance.get("config", {}).get("data", {}).get("name")
     if name is None:
         raise UsageError(
             f"--dataset: {manifest.name} doesn't say what it was trained on", hint="name the data set"
         )
-    test = open_dataset(name, folder, "test", image_size=manifest.image.height)
+    test = _opened(bundle, folder, "test", name)
     if len(test.labels) != n_classes:
         raise UsageError(
             f"--data {folder}: expected images of {manifest.name}'s {n_classes} classes, "
@@ -148,6 +144,17 @@ def _test_set(bundle: Bundle, folder: Path, name: str | None) -> tuple[str, Any]
             hint="name another data set by --dataset",
         )
     return name, test
+
+
+def _opened(bundle: Bundle, folder: Path, split: str, name: str) -> Any:
+    """Images of a split; class folders in the order of the bundle's labels, and split as in training."""
+    from trainer.data import open_as_trained
+
+    manifest = bundle.manifest
+    size = manifest.image.height
+    return open_as_trained(
+        manifest.provenance, folder, split, image_size=size, labels=bundle.labels, name=name
+    )
 
 
 def _floats(pixels: npt.NDArray[np.uint8]) -> Float:

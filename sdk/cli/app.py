@@ -1,6 +1,9 @@
-"""The command shell of ``edge-purify``, ``edge-train`` and ``edge-export``: one line an error.
+"""The command shell of ``edge-purify`` and the other commands: one line an error.
 
     @click.group(cls=App, name="edge-purify")
+    def cli() -> None: ...
+
+    @click.command(cls=Single, name="edge-protect")
     def cli() -> None: ...
 
 Whatever ends a command, it ends with an exit code and at most one line on standard error: 0 done; 1 the work
@@ -37,8 +40,8 @@ class Stopped(EdgePurifyError):
         super().__init__("stopped", hint=hint)
 
 
-class App(click.Group):
-    """A click group that ends as this module says.
+class Shell(click.Command):
+    """A click command that ends as this module says.
 
     Args:
         notices: the level from which the SDK's log is printed on standard error.
@@ -76,14 +79,6 @@ class App(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         _refuse_repeated(self, ctx, args)
         return super().parse_args(ctx, args)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        if command is not None:
-            _refuse_repeated(command, click.Context(command, parent=ctx, info_name=name), rest)
-        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -143,6 +138,22 @@ class App(click.Group):
                     echo(err=True)  # ^C, and perhaps a line of progress, keep theirs
                 echo(f"{self.program}: {' '.join(text.split())}", err=True)
         return code
+
+
+class App(Shell, click.Group):
+    """A group of commands; see ``Shell``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            _refuse_repeated(command, click.Context(command, parent=ctx, info_name=name), rest)
+        return name, command, rest
+
+
+class Single(Shell):
+    """A command without sub-commands; see ``Shell``."""
 
 
 def given(*names: str) -> list[str]:
@@ -215,7 +226,7 @@ def _empty_stdout() -> None:
 
 
 @contextmanager
-def _log_printed(app: App) -> Iterator[None]:
+def _log_printed(app: Shell) -> Iterator[None]:
     """Print the SDK's notices (what runs the engines, a stream that is lost), one line each on stderr."""
     log = logging.getLogger("sdk")
     before = log.handlers, log.level

@@ -24,17 +24,14 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int, trust_co
     """
     from trainer.checkpoint import load_defence
     from trainer.cli.evaluation import parse_eps
-    from trainer.data import DataError, Images, open_dataset
-    from trainer.data.attack_bank import check_writable, make
+    from trainer.data import open_as_trained
+    from trainer.data.attack_bank import check_writable, in_memory, make
 
     check_writable(out)  # before the work
     loaded = load_defence(checkpoint, trust_code=trust_code)
-    name = loaded.config["data"]["name"]
-    images = open_dataset(name, data, "train", image_size=loaded.image_size)
-    if not isinstance(images, Images):
-        raise DataError(
-            f"{name}: an attack bank is for images in memory", hint="leave recipe.bank out for folders"
-        )
+    images = in_memory(
+        open_as_trained(loaded.provenance, data, "train", image_size=loaded.image_size, labels=loaded.labels)
+    )
     with bars() as on_progress:
         made = make(
             loaded.defence,

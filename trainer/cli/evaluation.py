@@ -14,7 +14,7 @@ from sdk.backends import open_backend
 from sdk.bundle import MANIFEST, Bundle, Precision
 from sdk.errors import UsageError
 from sdk.files import is_stream, require_writable, write_output
-from trainer.data import FOLDERS, DataSet, Images, open_dataset
+from trainer.data import DataSet, Images, open_as_trained
 from trainer.robustness.attacks.ball import Ball, Norm
 from trainer.robustness.defences.judges import EngineJudge, Judge
 from trainer.robustness.defences.targets import Target, open_target
@@ -222,8 +222,15 @@ def _open_data(request: Request, target: Target) -> tuple[DataSet, str]:
         raise UsageError(
             f"--dataset: {target.name} doesn't say what it was trained on", hint="name the data set"
         )
-    classes = target.labels if name in FOLDERS else None  # their order is the classifier's
-    return open_dataset(name, request.data, "test", image_size=target.height, classes=classes), name
+    dataset = open_as_trained(
+        target.provenance,
+        request.data,
+        "test",
+        image_size=target.height,
+        labels=target.labels,
+        name=request.dataset,
+    )
+    return dataset, name
 
 
 def _precision_for(path: Path, wanted: str) -> str:

@@ -82,6 +82,7 @@ class Optimizer(Section, frozen=True):
 
     kind: Literal["sgd", "adamw"] = "sgd"
     epochs: Count = 20
+    epoch_steps: Annotated[int, msgspec.Meta(ge=0)] = 0  #: an epoch has at most so many; 0: no bound
     batch_size: Count = 128  #: of all processes and micro-batches together
     micro_batches: Count = 1  #: parts that a process's batch is cut into, their gradients accumulated
     save_every: Annotated[int, msgspec.Meta(ge=0)] = 0  #: steps between two saves in an epoch; 0: none

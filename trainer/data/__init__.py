@@ -12,6 +12,7 @@ from trainer.data.catalogue import (
     check,
     fetch,
     names,
+    open_as_trained,
     open_configured,
     open_dataset,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "fetch",
     "keyed_generator",
     "names",
+    "open_as_trained",
     "open_configured",
     "open_dataset",
     "open_folders",

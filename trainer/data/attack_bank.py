@@ -22,7 +22,7 @@ from torch import Tensor
 from sdk.errors import UsageError
 from sdk.files import replacing, require_writable
 from trainer.config import MaskedRecipe, Recipe
-from trainer.data import DataError, DataSet, Images, keyed_generator, split_validation
+from trainer.data import DataError, DataSet, ImageFolders, Images, keyed_generator, split_validation
 from trainer.models import Defence
 from trainer.objectives.attacks import pgd
 
@@ -166,11 +166,24 @@ def split_for(recipe: Recipe, images: DataSet, n_validation: int) -> tuple[DataS
     """
     if not isinstance(recipe, MaskedRecipe) or recipe.bank is None:
         return split_validation(images, n_validation)
-    if not isinstance(images, Images):
+    return split(in_memory(images), Bank.load(Path(recipe.bank)), n_validation)
+
+
+def in_memory(images: DataSet) -> Images:
+    """``images`` as a bank needs them, all at once.
+
+    Raises:
+        DataError: they are too many, or one is damaged.
+    """
+    held = images if isinstance(images, Images) else None
+    if isinstance(images, ImageFolders):
+        held = images.in_memory
+    if held is None:
         raise DataError(
-            f"recipe.bank {recipe.bank}: a bank is for images in memory", hint="leave it out for folders"
+            f"a bank is for pictures in memory, and these {len(images)} are too many",
+            hint="leave recipe.bank out, and the attacks are made in every step",
         )
-    return split(images, Bank.load(Path(recipe.bank)), n_validation)
+    return held
 
 
 def split(images: Images, bank: Bank, n_validation: int) -> tuple[Images, Images]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sdk.errors import UsageError
 from trainer.config import Data
@@ -132,6 +133,36 @@ def open_configured(section: Data, folder: Path, split: str, *, image_size: int)
         classes=section.classes,
         train_share=section.train_share,
     )
+
+
+def open_as_trained(
+    provenance: Mapping[str, Any],
+    folder: Path,
+    split: str,
+    *,
+    image_size: int,
+    labels: Sequence[str],
+    name: str | None = None,
+) -> DataSet:
+    """The data set that a checkpoint or bundle was trained on, classes and split as they were then.
+
+    Args:
+        provenance: of the checkpoint or bundle.
+        labels: class names in the order of the logits.
+        name: of another data set.
+
+    Raises:
+        UsageError: none is known; otherwise as ``open_dataset``.
+        DataError: as ``open_dataset``.
+    """
+    section = provenance.get("config", {}).get("data", {})
+    name = name or section.get("name")
+    if name is None:
+        raise UsageError("--dataset: what this was trained on isn't known", hint="name the data set")
+    if name not in FOLDERS:
+        return open_dataset(name, folder, split, image_size=image_size)
+    share = section.get("train_share", TRAIN_SHARE)
+    return open_dataset(name, folder, split, image_size=image_size, classes=tuple(labels), train_share=share)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ JUNK_FOLDERS = frozenset({"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "
 MAX_NAMED = 5  # of the entries left out
 
 log = logging.getLogger(__name__)
+_named: set[str] = set()  # what was said already: a command opens its pictures several times
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,14 @@ def _rank(path: Path) -> float:
 
 
 def _report(root: Path, left_out: list[Path]) -> None:
-    if left_out:
-        names = ", ".join(str(path.relative_to(root)) for path in left_out[:MAX_NAMED])
-        more = f" and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
-        log.warning("%s: left out, no class or no picture: %s%s", root, names, more)
+    if not left_out:
+        return
+    names = ", ".join(str(path.relative_to(root)) for path in left_out[:MAX_NAMED])
+    more = f" and {len(left_out) - MAX_NAMED} more" if len(left_out) > MAX_NAMED else ""
+    said = f"{root}: left out, no class or no picture: {names}{more}"
+    if said not in _named:
+        _named.add(said)
+        log.warning("%s", said)
 
 
 def _entries(folder: Path) -> list[Path]:

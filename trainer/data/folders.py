@@ -2,11 +2,12 @@
 
 Images are cropped and resized by the runtime's own function: training sees what a deployed engine will see.
 Threads decode, since OpenCV releases Python's lock, so no image is copied between processes. The EXIF
-orientation is applied.
+orientation is applied. Where all pictures fit into a small part of the memory, each is decoded once.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,8 @@ from trainer.data.generators import keyed_generator
 
 BATCHES_AHEAD = 2  # decoded while the trainer works on one; more only takes memory
 TRAIN_SHARE = 0.8
+KEPT_BYTES = 2**30  # of decoded pictures, and no more than MEMORY_SHARE of what the machine has
+MEMORY_SHARE = 1 / 8
 
 
 def open_folders(
@@ -65,7 +68,11 @@ def open_folders(
     for entry in found:
         paths += entry.pictures
         targets += [entry.target] * len(entry.pictures)
-    images = ImageFolders(root, _relative(paths, root), torch.tensor(targets), labels, image_size)
+    kept = Decoded.of(len(paths), image_size)
+    places = torch.arange(len(paths))
+    images = ImageFolders(
+        root, _relative(paths, root), torch.tensor(targets), labels, image_size, places, kept
+    )
     if split == "train":
         return images
     return images.subset(torch.randperm(len(images), generator=keyed_generator("test order", len(images))))
@@ -75,15 +82,45 @@ def _relative(paths: Iterable[Path], root: Path) -> tuple[str, ...]:
     return tuple(path.relative_to(root).as_posix() for path in paths)
 
 
+class Decoded:
+    """Pictures that were decoded before: ``pixels`` (N, 3, H, W), those at ``known`` (N,) filled.
+
+    Threads fill it, each a picture of its own; the pixels are there before they are known.
+    """
+
+    def __init__(self, count: int, image_size: int) -> None:
+        self.pixels = np.empty((count, 3, image_size, image_size), np.uint8)
+        self.known = np.zeros(count, np.bool_)
+
+    @classmethod
+    def of(cls, count: int, image_size: int) -> Decoded | None:
+        """Room for ``count`` pictures; None where they would take too much."""
+        return cls(count, image_size) if fits_memory(count, image_size) else None
+
+
+def fits_memory(count: int, image_size: int) -> bool:
+    """Whether so many decoded pictures are few enough to be kept."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        memory = 8 * KEPT_BYTES
+    return count * 3 * image_size**2 <= min(KEPT_BYTES, MEMORY_SHARE * memory)
+
+
 @dataclass(frozen=True)
 class ImageFolders(DataSet):
-    """Pictures on disk; ``paths`` are relative to ``root``, one for each target."""
+    """Pictures on disk; ``paths`` are relative to ``root``, one for each target.
+
+    ``places`` int64 (N,) are those of the pictures in ``decoded``, which subsets share.
+    """
 
     root: Path
     paths: tuple[str, ...]
     targets: Tensor
     labels: tuple[str, ...]
     image_size: int
+    places: Tensor
+    decoded: Decoded | None = None
     threads: int = field(default_factory=available_cpus)
 
     def __getitem__(self, rows: Rows) -> Images:
@@ -92,8 +129,16 @@ class ImageFolders(DataSet):
     def subset(self, rows: Rows) -> ImageFolders:
         kept = torch.arange(len(self))[rows]
         return replace(
-            self, paths=tuple(self.paths[row] for row in kept.tolist()), targets=self.targets[kept]
+            self,
+            paths=tuple(self.paths[row] for row in kept.tolist()),
+            targets=self.targets[kept],
+            places=self.places[kept],
         )
+
+    @property
+    def in_memory(self) -> Images | None:
+        """All pictures decoded; None where they are too many to be kept."""
+        return None if self.decoded is None else self[slice(None)]
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Images]:
         """``self[rows]`` for each ``rows`` of ``batches``, the next ones decoded while one is in use."""
@@ -110,17 +155,26 @@ class ImageFolders(DataSet):
                 pool.shutdown(cancel_futures=True)
 
     def _begin(self, rows: Tensor, pool: ThreadPoolExecutor) -> tuple[Images, list[Future[None]]]:
-        pixels = torch.empty((len(rows), 3, self.image_size, self.image_size), dtype=torch.uint8)
+        shape = (len(rows), 3, self.image_size, self.image_size)
+        pixels, places = np.empty(shape, np.uint8), self.places[rows].numpy()
+        missing = np.ones(len(rows), np.bool_)
+        if self.decoded is not None:
+            missing = ~self.decoded.known[places]
+            pixels[~missing] = self.decoded.pixels[places[~missing]]
         decoding = [
-            pool.submit(self._decode_into, image, self.root / self.paths[row])
-            for image, row in zip(pixels.numpy(), rows.tolist(), strict=True)
+            pool.submit(self._decode_into, pixels[place], int(places[place]), self.root / self.paths[row])
+            for place, row in enumerate(rows.tolist())
+            if missing[place]
         ]
-        return Images(pixels, self.targets[rows], self.labels), decoding
+        return Images(torch.from_numpy(pixels), self.targets[rows], self.labels), decoding
 
-    def _decode_into(self, image: npt.NDArray[np.uint8], path: Path) -> None:
-        """Write the picture at ``path`` to ``image``, (3, H, W) RGB."""
+    def _decode_into(self, image: npt.NDArray[np.uint8], place: int, path: Path) -> None:
+        """Write the picture at ``path`` to ``image``, (3, H, W) RGB, and keep it."""
         pixels = resize(_decoded(path), self.image_size, self.image_size)
         image[:] = pixels.transpose(2, 0, 1)[::-1]
+        if self.decoded is not None:
+            self.decoded.pixels[place] = image
+            self.decoded.known[place] = True
 
 
 def _finished(images: Images, decoding: list[Future[None]]) -> Images:

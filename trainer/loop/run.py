@@ -21,7 +21,7 @@ from trainer import config as configs
 from trainer.config import Config
 from trainer.data import DataSet
 from trainer.data.soft_targets import OpenedTargets
-from trainer.loop.batches import Batch, batches
+from trainer.loop.batches import Batch, batches, steps_per_epoch
 from trainer.loop.errors import TrainingError
 from trainer.loop.optimization import make_average, make_optimizer, make_schedule
 from trainer.loop.progress import Clock, Progress
@@ -51,7 +51,7 @@ class Run:
     ) -> None:
         self.config, self.fabric, self.training, self.out = config, fabric, training, out
         self.soft_targets = soft_targets
-        self.steps_per_epoch = len(training) // config.optimizer.batch_size
+        self.steps_per_epoch = steps_per_epoch(len(training), config)
         self.steps = config.optimizer.epochs * self.steps_per_epoch
         self.step = 0
         self.best = self.best_probe = -1.0

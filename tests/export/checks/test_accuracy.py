@@ -24,6 +24,7 @@ from sdk.backends.interface import Backend, Float
 from sdk.bundle import Bundle
 from sdk.errors import EdgePurifyError, GateError, UsageError
 from tests.export.cli.helpers import assert_one_line, run
+from tests.export.conftest import LABELS
 from trainer.data import Images, open_dataset
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.evaluation.ladder import Outcome, Step
@@ -161,7 +162,7 @@ def pictures(tmp_path: Path) -> Path:
     images = synthetic_images(5, 16, 16).numpy()
     for place, image in enumerate(images):
         for split in ("train", "val"):
-            file = tmp_path / "data/imagenet" / split / f"class-{place % 4}" / f"{place}.png"
+            file = tmp_path / "data/imagenet" / split / LABELS[place % 4] / f"{place}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(file), image.transpose(1, 2, 0)[:, :, ::-1])
     return tmp_path / "data"
@@ -169,7 +170,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def recorded(pictures: Path, path: Path) -> tuple[Images, Path]:
     """The test images, and a record of what two attacks did to them; the second left them as they are."""
-    clean = open_dataset("imagenet", pictures, "test", image_size=16)[:]
+    clean = open_dataset("imagenet", pictures, "test", image_size=16, classes=LABELS)[:]
     floats = clean.pixels.float() / 255
     moved = {"pgd": (floats + 8 / 255).clamp(max=1), "clean": floats}
     answers = torch.zeros(1, 5, dtype=torch.int64)
@@ -199,8 +200,8 @@ def test_attacked_images_need_the_data_set_that_they_are_of(
     _, path = recorded(pictures, tmp_path / "record.npz")
     result = run("verify", lowered, "--images", 2, "--attacked", path)
     assert_one_line(result, 2, "--attacked: needs --data")
-    (pictures / "imagenet/val/class-3/3.png").unlink()
-    shutil.copy(pictures / "imagenet/val/class-0/0.png", pictures / "imagenet/val/class-3/3.png")
+    (pictures / "imagenet/val/truck/3.png").unlink()
+    shutil.copy(pictures / "imagenet/val/cat/0.png", pictures / "imagenet/val/truck/3.png")
     with pytest.raises(UsageError, match=r"--attacked .*its 5 images are others than those in --data"):
         attacked_images(Bundle.open(lowered), path, pictures, "imagenet")
 

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from sdk.cli.app import App, Stopped, given, is_first_process
+from sdk.cli.app import App, Single, Stopped, given, is_first_process
 from sdk.errors import BackendError, GateError
 from tests.sdk.cli.helpers import COMMAND
 from tests.sdk.conftest import wait_until
@@ -353,3 +353,23 @@ def test_an_encoding_without_the_letters_is_no_traceback(tiny_bundle: Path) -> N
     done = shell("PYTHONIOENCODING=ascii edge-purify inspect BUNDLE", tiny_bundle)
     assert (done.returncode, done.stderr) == (0, "")
     assert "3 purifiers \\xd7 2 classifiers" in done.stdout
+
+
+def test_a_command_without_sub_commands_ends_alike() -> None:
+    @click.command(cls=Single, name="tool")
+    @click.argument("what")
+    @click.option("--count", type=int)
+    def tool(what: str, count: int | None) -> None:
+        if what == "gate":
+            raise GateError("too low", hint="train longer")
+        raise KeyboardInterrupt
+
+    for arguments, code, said in (
+        (["gate"], 3, "tool: error: too low; train longer\n"),
+        (["stop"], 130, "tool: stopped\n"),
+        (["gate", "--count", "x"], 2, "tool: error: Invalid value for '--count'"),
+        (["gate", "--count", "1", "--count", "2"], 2, "tool: error: --count is given twice"),
+    ):
+        result = CliRunner().invoke(tool, arguments)
+        assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+        assert result.stderr.startswith(said)

@@ -105,12 +105,15 @@ def test_a_recipe_takes_the_bank_that_it_names(bank: Bank, images: Images, tmp_p
         assert training.pixels.shape == (240, 3, 16, 16)
 
 
-def test_a_bank_for_folders_is_refused(images: Images, tmp_path: Path) -> None:
+def test_a_bank_for_more_than_the_memory_holds_is_refused(images: Images, tmp_path: Path) -> None:
     class Elsewhere(DataSet):
         targets, labels = images.targets, images.labels
         __getitem__ = subset = None
 
-    with pytest.raises(DataError, match=r"recipe\.bank b: a bank is for images in memory; leave it out"):
+        def __len__(self) -> int:
+            return len(images)
+
+    with pytest.raises(DataError, match=r"in memory, and these 300 are too many; leave recipe\.bank out"):
         banks.split_for(config.MaskedRecipe(bank="b"), Elsewhere(), 60)
 
 

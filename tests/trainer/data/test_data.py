@@ -27,11 +27,13 @@ from trainer.data import (
     check,
     keyed_generator,
     names,
+    open_as_trained,
     open_dataset,
     read_cifar10,
     read_svhn,
     split_validation,
 )
+from trainer.data import folders as folders_module
 from trainer.data.folders import BATCHES_AHEAD, ImageFolders
 
 savemat = pytest.importorskip(
@@ -717,3 +719,46 @@ def test_keyed_generators_repeat_by_key_and_differ_between_keys() -> None:
     keys = [(0, "step", 1, 2), (0, "step", 12), (1, "step", 1, 2), (0, "order", 1, 2), ("0", "step", 1, 2)]
     assert [first(*key) for key in keys] == [first(*key) for key in keys]
     assert len({first(*key) for key in keys}) == len(keys)
+
+
+def test_few_pictures_are_decoded_once_and_subsets_share_them(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    decode = folders_module.read_picture
+    monkeypatch.setattr(folders_module, "read_picture", lambda path: read.append(path.name) or decode(path))
+    dataset = open_dataset("imagenet", folders, "train", image_size=16)
+    first = dataset[:].pixels
+    count = len(read)
+    assert count == len(dataset)
+    rows = torch.tensor([3, 0, 3])
+    assert torch.equal(dataset[:].pixels, first)
+    assert torch.equal(dataset.subset(torch.tensor([3, 1, 0]))[:].pixels, first[[3, 1, 0]])
+    assert torch.equal(next(dataset.stream([rows])).pixels, first[rows])
+    assert len(read) == count
+
+
+def test_pictures_that_would_fill_the_memory_are_decoded_each_time(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = open_dataset("imagenet", folders, "train", image_size=16)
+    assert isinstance(held, ImageFolders)
+    assert held.in_memory is not None
+    monkeypatch.setattr(folders_module, "KEPT_BYTES", 3 * 16 * 16)
+    dataset = open_dataset("imagenet", folders, "train", image_size=16)
+    assert isinstance(dataset, ImageFolders)
+    assert dataset.in_memory is None
+    assert torch.equal(dataset[:].pixels, held[:].pixels)
+
+
+def test_what_was_trained_is_opened_with_its_classes_and_split(unsplit: Path) -> None:
+    labels = ("zebra", "train", "ant")
+    provenance = {"config": {"data": {"name": "folders", "train_share": 0.5}}}
+    for share, known in ((0.5, provenance), (0.8, {"config": {"data": {"name": "folders"}}})):
+        expected = open_dataset("folders", unsplit, "test", image_size=8, classes=labels, train_share=share)
+        found = open_as_trained(known, unsplit, "test", image_size=8, labels=labels)
+        assert isinstance(found, ImageFolders)
+        assert isinstance(expected, ImageFolders)
+        assert (found.paths, found.labels) == (expected.paths, labels)
+    with pytest.raises(UsageError, match="--dataset: what this was trained on isn't known"):
+        open_as_trained({}, unsplit, "test", image_size=8, labels=labels)

@@ -16,6 +16,7 @@ from tests.trainer.helpers import weights
 from trainer import checkpoint, objectives
 from trainer.config import Config
 from trainer.data import Images
+from trainer.loop.batches import batches
 from trainer.loop.fabric import open_fabric
 from trainer.loop.fit import fit
 from trainer.loop.progress import Progress
@@ -208,3 +209,19 @@ class _frozen_norms:
 
     def __exit__(self, *_: object) -> None:
         torch.nn.BatchNorm2d.train = self.train  # type: ignore[method-assign]
+
+
+def test_epochs_may_be_cut_short_and_then_take_other_images(digits: Images, tmp_path: Path) -> None:
+    config = small("ren-cifar10-edge-clean", "optimizer.epochs=3", "optimizer.epoch_steps=2")
+    run = Run(config, open_fabric("32-true"), digits[:640], tmp_path)
+    assert (run.steps_per_epoch, run.steps) == (2, 6)
+    labels = [
+        torch.cat([batch.labels for batch in batches(digits[:640], config, e, 0, None)]) for e in (0, 1)
+    ]
+    assert labels[0].shape == labels[1].shape == (128,)
+    assert not torch.equal(*labels)
+    best = fit(config, digits[:640], digits[1200:1264], tmp_path / "run")
+    assert checkpoint.load(best)["provenance"]["epochs"] <= 3
+    assert checkpoint.load(tmp_path / "run/last.pt")["position"]["step"] == 6
+    larger = small("ren-cifar10-edge-clean", "optimizer.epoch_steps=99")
+    assert Run(larger, open_fabric("32-true"), digits[:640], tmp_path).steps_per_epoch == 10

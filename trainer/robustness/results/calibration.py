@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sdk.errors import UsageError
-from trainer.data import Images, open_dataset, split_validation
+from trainer.data import Images, open_as_trained, split_validation
 from trainer.robustness.defences.judges import EngineJudge
 from trainer.robustness.defences.targets import Target, open_target
 from trainer.robustness.evaluation.diagnostics.confidence import Scores, calibration_error, fit_temperature
@@ -77,7 +77,9 @@ def _validation(target: Target, data: Path) -> Images:
         raise UsageError(
             f"{target.name}: its provenance names no validation images", hint="export it from a training run"
         )
-    training = open_dataset(name, data, "train", image_size=target.height)
+    training = open_as_trained(
+        target.provenance, data, "train", image_size=target.height, labels=target.labels
+    )
     _, held_out = split_validation(training, count)
     images = held_out[:]
     check_fit(target, images)
