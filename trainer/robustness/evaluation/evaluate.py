@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from torch import Tensor
 
 from sdk.errors import UsageError
 from trainer.data import Images
@@ -258,7 +259,7 @@ class _Run:
             return None
         known = [name for name in ("clean", "ordinary", "blind") if name in outcomes]
         adaptive = [outcome for name, outcome in outcomes.items() if name not in known]
-        attacked = {name: outcomes[name].adversarial[:count] for name in known}
+        attacked: dict[str, Tensor] = {name: outcomes[name].adversarial[:count] for name in known}
         if adaptive:
             strongest = self.climber.strongest([outcomes["clean"], *adaptive])
             attacked["adaptive"] = strongest.adversarial[:count]
