@@ -31,8 +31,9 @@ slow-tests: .venv/.everything
 	$(BIN)/python -m pytest -p tests.timing tests/trainer
 	$(BIN)/python -m pytest -p tests.timing tests --ignore tests/sdk --ignore tests/trainer
 
-test-gpu: .venv/.everything
-	$(BIN)/python -m pytest tests/gpu
+# In an environment of its own, whose TensorRT, bindings and NumPy are those that fit this machine.
+test-gpu: .venv-gpu/.made
+	.venv-gpu/bin/python -m pytest tests/gpu
 
 check: .venv/.everything docs
 	$(BIN)/ruff check .
@@ -66,5 +67,9 @@ venv: .venv/.everything
 	$(PIP) --editable '.[dev]'
 	touch $@ .venv/.runtime
 
+.venv-gpu/.made: pyproject.toml ci/gpu-venv.sh
+	PYTHON=$(PYTHON) ci/gpu-venv.sh .venv-gpu
+	touch $@
+
 clean:
-	rm -rf .venv out build dist site *.egg-info
+	rm -rf .venv .venv-gpu out build dist site *.egg-info

@@ -8,9 +8,10 @@ set -euo pipefail
 
 mkdir -p .engine-cache
 mounts=(--volume "$PWD:/project" --volume "$PWD/.engine-cache:/cache")
-if [ -e /etc/nv_tegra_release ]; then # a Jetson says in two files what it is, and Docker hides the one in /proc
-    tr -d '\0' </proc/device-tree/model >.engine-cache/jetson-model
-    mounts+=(--volume /etc/nv_tegra_release:/etc/nv_tegra_release:ro)
+release=${ROOT:-}/etc/nv_tegra_release # $ROOT is for tests
+if [ -e "$release" ]; then # a Jetson says in two files what it is, and Docker hides the one in /proc
+    tr -d '\0' <"${ROOT:-}/proc/device-tree/model" >.engine-cache/jetson-model
+    mounts+=(--volume "$release:/etc/nv_tegra_release:ro")
     mounts+=(--volume "$PWD/.engine-cache/jetson-model:/etc/jetson-model:ro")
     mounts+=(--group-add video) # whose members alone may open a Jetson's GPU
 fi

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -20,13 +22,24 @@ from sdk.backends.plan_store import Host
 from sdk.choices import ENGINE_BACKENDS, EngineBackend
 from sdk.errors import BackendError, EdgePurifyError
 from sdk.host.cpus import available_cpus, cgroup_quota
-from sdk.host.hardware import cuda_toolkit, gpu_nodes, jetson_model, kernel_driver, l4t_release
+from sdk.host.hardware import (
+    closed_gpu_nodes,
+    cuda_toolkit,
+    gpu_nodes,
+    jetson_model,
+    kernel_driver,
+    l4t_release,
+    power_mode,
+)
 
 OPENCV_WHEELS = (
     "opencv-python",
     "opencv-python-headless",
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
+)
+JOIN_VIDEO = (
+    "sudo usermod --append --groups video $USER, then log in again; for a container --group-add video"
 )
 #: What importing a library raises that is missing, broken or half installed.
 PROBLEMS = (ImportError, OSError, AttributeError, RuntimeError)
@@ -65,6 +78,35 @@ def machine() -> Iterator[Finding]:
     )
     release = l4t_release()
     yield Finding("l4t", "ok", f"{release}: a Jetson") if release else Finding("l4t", "note", "not a Jetson")
+    if release:
+        yield from _jetson()
+
+
+def _jetson() -> Iterator[Finding]:
+    """Its power mode, and whether this Python sees the packages that JetPack brings."""
+    if found := power_mode():
+        mode, others = found
+        is_fastest = mode.startswith("MAXN") or not others
+        choice = f"sudo nvpmodel -m N; it also has {', '.join(others)}"
+        status: Status = "ok" if is_fastest else "note"
+        yield Finding("power mode", status, f"{mode}; latency follows it", None if is_fastest else choice)
+    if sys.prefix != sys.base_prefix and sees_no_system_packages():
+        yield Finding(
+            "environment",
+            "failed",
+            "it doesn't see the system's packages, with which JetPack's TensorRT and OpenCV come",
+            f"python3 -m venv --system-site-packages {shlex.quote(sys.prefix)}",
+        )
+
+
+def sees_no_system_packages() -> bool:
+    """Whether this virtual environment is closed to what the system's Python has."""
+    try:
+        text = (Path(sys.prefix) / "pyvenv.cfg").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    closed = re.search(r"^include-system-site-packages *= *false", text, re.MULTILINE | re.IGNORECASE)
+    return closed is not None
 
 
 def libraries() -> Iterator[Finding]:
@@ -93,6 +135,9 @@ def gpu() -> tuple[list[Finding], tuple[Host, ...]]:
     if not gpu_nodes():
         none = Finding("gpu", "note", "no NVIDIA GPU: ONNX Runtime serves on the CPU")
         return [none, *(_tensorrt(backend)[0] for backend in ENGINE_BACKENDS)], ()
+    if closed := closed_gpu_nodes():
+        what = f"this user may not open {' or '.join(closed)}"
+        return [Finding("gpu", "failed", what, JOIN_VIDEO), *_cuda()], ()
     from sdk.backends.cuda import BindingMissing, open_driver
 
     try:
@@ -115,7 +160,7 @@ def gpu() -> tuple[list[Finding], tuple[Host, ...]]:
         finding, version = _tensorrt(backend)
         findings.append(finding)
         if version:
-            hosts.append(Host(backend, version, name, capability, jetson_model()))
+            hosts.append(Host(backend, version, name, capability, jetson_model(), driver.gpu.multiprocessors))
     return findings, tuple(hosts)
 
 
@@ -136,9 +181,9 @@ def _tensorrt(backend: EngineBackend) -> tuple[Finding, str | None]:
     try:
         module = import_library(backend)
     except BackendError as error:
-        return Finding(
-            backend, "note", error.what.removeprefix(f"backend {backend}: "), EXTRAS[backend]
-        ), None
+        on_jetson = backend == "tensorrt" and l4t_release() is not None
+        hint = "sudo apt install python3-libnvinfer" if on_jetson else EXTRAS[backend]
+        return Finding(backend, "note", error.what.removeprefix(f"backend {backend}: "), hint), None
     try:
         version = Library(module, backend).version
     except BackendError as error:
@@ -165,10 +210,11 @@ def _onnxruntime() -> Finding:
 
 def _opencv() -> Iterator[Finding]:
     on_jetson = l4t_release() is not None
-    hint = "apt install python3-opencv" if on_jetson else "pip install 'edge-purify[opencv]'"
+    hint = "sudo apt install python3-opencv" if on_jetson else "pip install 'edge-purify[opencv]'"
     found = _library("cv2", hint)
     if found.status != "ok":
-        yield Finding("opencv", "failed", found.what, hint)
+        is_for_numpy_1 = re.search(r"numpy[.]?core|_ARRAY_API|NumPy 1", found.what) is not None
+        yield Finding("opencv", "failed", found.what, "pip install 'numpy<2'" if is_for_numpy_1 else hint)
         return
     cv2: Any = import_module("cv2")
     parts = {name: build_part(cv2.getBuildInformation(), name) for name in ("GStreamer", "FFMPEG", "GUI")}

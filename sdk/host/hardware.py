@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 from pathlib import Path
@@ -21,13 +22,23 @@ _CPU_FIELDS = {
 
 
 def gpu_nodes(root: Path = ROOT) -> list[str]:
-    """The device files of NVIDIA GPUs; empty if there is none that this process could open.
+    """The device files of NVIDIA GPUs; empty if there is none, or no container was given one.
 
     A container that was given GPU 1 alone has ``/dev/nvidia1`` and no ``/dev/nvidia0``.
     """
     numbered = sorted((root / "dev").glob("nvidia[0-9]*"))
     others = [root / name for name in _GPU_NODES]
     return ["/" + str(path.relative_to(root)) for path in (*numbered, *others) if path.exists()]
+
+
+def closed_gpu_nodes(root: Path = ROOT) -> list[str]:
+    """The GPUs' device files if this user may open none of them, as a Jetson's outside of group video."""
+    found = [root / node[1:] for node in gpu_nodes(root)]
+    files = [path for node in found for path in ([node] if not node.is_dir() else node.rglob("*"))]
+    files = [path for path in files if not path.is_dir()]
+    if any(os.access(path, os.R_OK | os.W_OK) for path in files):
+        return []
+    return ["/" + str(path.relative_to(root)) for path in files]
 
 
 def kernel_driver(root: Path = ROOT) -> str | None:
@@ -54,6 +65,22 @@ def jetson_model(root: Path = ROOT) -> str | None:
         if "Jetson" in (text := _read(root / place)):
             return text.strip("\0\n")
     return None
+
+
+def power_mode(root: Path = ROOT) -> tuple[str, list[str]] | None:
+    """A Jetson's power mode, like "15W (0)", and the other ones that it has; None where neither is known.
+
+    From the file that ``nvpmodel`` keeps and the one that it reads. *Not executed on a Jetson*.
+    """
+    current = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status"))
+    if current is None:
+        return None
+    listed = re.findall(
+        r"^< *POWER_MODEL +ID=(\d+) +NAME=(\S+)", _read(root / "etc/nvpmodel.conf"), re.MULTILINE
+    )
+    names = {int(number): f"{name} ({number})" for number, name in listed}
+    number = int(current[1])
+    return names.get(number, f"({number})"), [name for each, name in names.items() if each != number]
 
 
 def gpu_model(root: Path = ROOT) -> str | None:

@@ -107,16 +107,25 @@ def test_every_expression_names_something_that_is_there(path: Path) -> None:
     tree = load(path)
     for job in tree["jobs"].values():
         matrix = job.get("strategy", {}).get("matrix", {})
-        keys = {*matrix, *(key for entry in matrix.get("include", ()) for key in entry)}
+        entries = matrix.get("include", ())
+        entries = rows() if isinstance(entries, str) else entries
+        keys = {*matrix, *(key for entry in entries for key in entry)}
         ids = {step["id"] for step in job["steps"] if "id" in step}
         for expression in re.findall(r"\$\{\{ *(.*?) *\}\}", yaml.safe_dump(job)):
+            expression = re.sub(r"^fromJSON\((.*)\)$", r"\1", expression)
             context, _, rest = expression.partition(".")
             known = {
                 "github": {"ref", "workspace"},
                 "matrix": keys,
                 "env": {*tree["env"], *job.get("env", {})},
             }
-            if context == "steps":
+            if context == "needs":
+                needed, outputs, output = rest.split(".")
+                assert (needed, outputs) == (job["needs"], "outputs"), expression
+                assert output in tree["jobs"][needed]["outputs"], expression
+            elif context == "inputs":
+                assert rest in tree["on"]["workflow_dispatch"]["inputs"], expression
+            elif context == "steps":
                 assert rest.split(".")[:2] == [rest.split(".")[0], "outputs"], expression
                 assert rest.split(".")[0] in ids, expression
             else:
@@ -128,16 +137,44 @@ def engine_jobs() -> dict[str, Job]:
     return found
 
 
+def rows(*arguments: str) -> list[dict[str, str]]:
+    line = [sys.executable, str(ROOT / "ci" / "targets.py"), *arguments]
+    found: list[dict[str, str]] = json.loads(subprocess.run(line, capture_output=True, check=True).stdout)
+    return found
+
+
 def test_every_target_has_its_runner_and_its_image() -> None:
-    matrix = engine_jobs()["gpu"]["strategy"]["matrix"]["include"]
-    assert {entry["target"] for entry in matrix} == set(TARGETS) - {"rtx", "local"}
+    everything = rows()
+    assert [row["target"] for row in everything] == [name for name in TARGETS if name not in ("rtx", "local")]
     images = {path.suffix[1:] for path in DOCKERFILES}
-    assert images == {"cpu", "tensorrt", "l4t"}
-    for entry in matrix:
-        assert entry["label"] == entry["target"].replace("/", "-")
-        assert entry["base"] in images
-        assert (entry["base"] == "l4t") == entry["target"].endswith("/jp6")
+    assert images == {"cpu", "tensorrt", "l4t", "jetpack7"}
+    for row in everything:
+        assert row["label"] == row["target"].replace("/", "-")
+        jetpack = {"l4t": "jp6", "jetpack7": "jp7", "tensorrt": row["target"]}[row["file"]]
+        assert row["target"].split("/")[-1] == jetpack
+        assert re.fullmatch(r"nvcr\.io/nvidia/[a-z0-9-]+:(?!latest)[\w.-]+", row["base"])
+        assert row["docker"] == ("--runtime nvidia" if "/" in row["target"] else "--gpus all")
+        assert rows(row["target"]) == [row]
     assert engine_jobs()["gpu"]["runs-on"] == ["self-hosted", "${{ matrix.label }}"]
+    assert engine_jobs()["gpu"]["strategy"]["matrix"] == {
+        "include": "${{ fromJSON(needs.targets.outputs.rows) }}"
+    }
+
+
+def test_a_run_on_demand_offers_every_target_or_all() -> None:
+    tree = load(ROOT / ".github" / "workflows" / "engines.yml")
+    target = tree["on"]["workflow_dispatch"]["inputs"]["target"]
+    assert (target["type"], target["default"]) == ("choice", "all")
+    assert target["options"] == ["all", *(row["target"] for row in rows())]
+    assert engine_jobs()["targets"]["env"] == {"TARGET": "${{ inputs.target }}"}
+    refused = subprocess.run(
+        [sys.executable, str(ROOT / "ci" / "targets.py"), "xavier"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("targets: expected all or one of jetson-agx-orin/jp6, ")
 
 
 def test_the_cpu_job_is_unconditional_and_others_need_no_runner_on_a_push() -> None:
@@ -146,7 +183,7 @@ def test_the_cpu_job_is_unconditional_and_others_need_no_runner_on_a_push() -> N
 
 
 def test_engines_are_cached_by_their_fingerprints_and_kept_with_bundle_and_reports() -> None:
-    for job in engine_jobs().values():
+    for job in (engine_jobs()["cpu"], engine_jobs()["gpu"]):
         (cache,) = [step for step in job["steps"] if step.get("uses", "").startswith("actions/cache")]
         assert cache["with"]["key"].endswith("${{ steps.engines.outputs.key }}")
         assert "restore-keys" not in cache["with"]  # another fingerprint's engines are of no use
@@ -164,7 +201,7 @@ def test_an_image_is_of_a_fixed_version_and_starts_the_script(path: Path) -> Non
     for line in lines:
         if line.startswith("COPY"):
             assert all((ROOT / name).exists() for name in line.split()[1:-1]), line
-    assert path.name in lines[1]  # how it is built comes first
+    assert path.name in "".join(lines[:3])  # how it is built comes first
 
 
 def test_workflows_satisfy_githubs_schema() -> None:
@@ -245,3 +282,108 @@ def test_the_script_shows_its_usage(environment: dict[str, str], arguments: tupl
     shown = engines_sh(environment, *arguments)
     assert shown.returncode == 2
     assert "ci/engines.sh build BUNDLE TARGET OUT [PRECISIONS]" in shown.stderr
+
+
+@pytest.mark.parametrize("on_jetson", [False, True])
+def test_a_container_on_a_jetson_may_open_its_gpu_and_knows_the_board(
+    tmp_path: Path, on_jetson: bool
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "docker").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (programs / "docker").chmod(0o755)
+    if on_jetson:
+        for name, content in (("etc/nv_tegra_release", ORIN), ("proc/device-tree/model", BOARD + "\0")):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(content)
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "ROOT": str(tmp_path),
+        "DOCKER": "--runtime nvidia",
+    }
+    line = [str(ROOT / "ci" / "in-docker.sh"), "key", "bundle", "rtx"]
+    done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    asked = done.stdout.splitlines()
+    assert asked[:2] == ["run", "--rm"]
+    assert asked[-4:] == ["edge-purify-engines", "key", "bundle", "rtx"]
+    assert asked[asked.index("--runtime") + 1] == "nvidia"
+    assert ("--group-add" in asked) == on_jetson
+    if on_jetson:
+        assert asked[asked.index("--group-add") + 1] == "video"
+        assert (tmp_path / ".engine-cache" / "jetson-model").read_text() == BOARD
+        assert f"{tmp_path}/.engine-cache/jetson-model:/etc/jetson-model:ro" in asked
+
+
+# --- the environment of 'make test-gpu'
+
+
+BOARD = "NVIDIA Jetson AGX Orin Developer Kit"
+ORIN = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n"
+
+
+def gpu_venv(tmp_path: Path, *, release: str = "", smi: str = "") -> tuple[list[str], str]:
+    """What ci/gpu-venv.sh asks of Python and pip on a machine with that driver or Jetson Linux."""
+    programs, asked = tmp_path / "bin", tmp_path / "asked"
+    programs.mkdir()
+    (programs / "nvidia-smi").write_text(f"#!/bin/sh\necho '{smi}'\n[ -n '{smi}' ]\n")
+    (programs / "python3").write_text(
+        '#!/bin/sh\necho "$@" >>"$ASKED"\n'
+        'if [ "$2" = venv ]; then for last; do :; done; mkdir -p "$last/bin"\n'
+        'cp "$0" "$last/bin/python"; fi\n'
+    )
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    if release:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc" / "nv_tegra_release").write_text(release)
+    line = [str(ROOT / "ci" / "gpu-venv.sh"), str(tmp_path / "venv")]
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "ROOT": str(tmp_path), "ASKED": str(asked)}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    return asked.read_text().splitlines() if asked.exists() else [], done.stderr
+
+
+SMI = "| NVIDIA-SMI 580.65.06    Driver Version: 580.65.06      CUDA Version: {}     |"
+
+
+@pytest.mark.parametrize(
+    ("machine", "options", "wanted"),
+    [
+        ({"smi": SMI.format("12.8")}, "", ".[tensorrt-cu12]"),
+        ({"smi": SMI.format("13.0")}, "", ".[tensorrt-cu13,rtx]"),
+        ({"release": ORIN}, " --system-site-packages", ".[jetson]"),
+        ({"release": ORIN.replace("R36", "R38")}, " --system-site-packages", ". cuda-bindings>=13"),
+    ],
+    ids=["CUDA 12", "CUDA 13", "JetPack 6", "JetPack 7"],
+)
+def test_the_gpus_environment_has_what_fits_the_machine(
+    tmp_path: Path, machine: dict[str, str], options: str, wanted: str
+) -> None:
+    asked, said = gpu_venv(tmp_path, **machine)
+    assert said == ""
+    assert asked[0] == f"-m venv{options} {tmp_path / 'venv'}"
+    assert asked[1].endswith(f"--editable {wanted} pytest onnx")
+    assert asked[2].startswith("-c import tensorrt, cv2, numpy")
+
+
+@pytest.mark.parametrize(
+    ("machine", "got"),
+    [
+        (
+            {},
+            "expected an NVIDIA driver that serves CUDA 12 or later (by nvidia-smi), got: none",
+        ),
+        (
+            {"smi": SMI.format("11.4")},
+            "expected an NVIDIA driver that serves CUDA 12 or later",
+        ),
+        ({"release": ORIN.replace("R36", "R35")}, "expected JetPack 6 or 7"),
+    ],
+    ids=["no driver", "old driver", "JetPack 5"],
+)
+def test_the_gpus_environment_is_refused_where_nothing_fits(
+    tmp_path: Path, machine: dict[str, str], got: str
+) -> None:
+    asked, said = gpu_venv(tmp_path, **machine)
+    assert asked == []
+    assert said.startswith(f"ci/gpu-venv.sh: {got}")
+    assert said.count("\n") == 1

@@ -20,6 +20,7 @@ from sdk.doctor import Report, examine
 from sdk.doctor import checks as checkup
 from sdk.doctor.checks import Finding, build_part, failure
 from sdk.errors import BackendError
+from tests.sdk.backends.test_cuda import OldDriver
 from tests.sdk.fakes.built import write_engines
 from tests.sdk.fakes.cuda_bindings import FakeCudaBindings
 from tests.sdk.fakes.golden import rehash, with_golden
@@ -32,6 +33,8 @@ def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same machine wherever the tests run: without a GPU, TensorRT or Jetson, unless a test adds them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(checkup, "gpu_nodes", list)
+    monkeypatch.setattr(checkup, "closed_gpu_nodes", list)
+    monkeypatch.setattr(checkup, "power_mode", lambda: None)
     monkeypatch.setattr(checkup, "l4t_release", lambda: None)
     for module in ("openvino", "tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -180,6 +183,62 @@ def test_a_jetson_whose_opencv_has_no_gstreamer_is_noted(
     assert str(finding.hint).endswith("apt install python3-opencv")
 
 
+@pytest.fixture
+def jetson(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup, "l4t_release", lambda: "36.4.3")
+
+
+@pytest.mark.parametrize(
+    ("what", "hint"),
+    [
+        ("numpy.core.multiarray failed to import", "pip install 'numpy<2'"),
+        ("No module named 'cv2'", "sudo apt install python3-opencv"),
+    ],
+)
+def test_numpy_2_under_jetpacks_opencv_is_told_from_a_missing_one(
+    jetson: None, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, what: str, hint: str
+) -> None:
+    real = checkup.import_module
+
+    def imported(name: str) -> object:
+        if name == "cv2":
+            raise ImportError(what)
+        return real(name)
+
+    monkeypatch.setattr(checkup, "import_module", imported)
+    finding = named(examine(tiny_bundle), "opencv")
+    assert (finding.status, finding.what, finding.hint) == ("failed", f"can't be imported: {what}", hint)
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_a_jetsons_environment_that_does_not_see_the_systems_packages_fails_with_the_fix(
+    jetson: None, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sees: bool
+) -> None:
+    (tmp_path / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = {sees}\n".lower())
+    monkeypatch.setattr(checkup.sys, "prefix", str(tmp_path))
+    report = examine(tiny_bundle)
+    found = [finding for finding in report.findings if finding.name == "environment"]
+    assert [finding.hint for finding in found] == (
+        [] if sees else [f"python3 -m venv --system-site-packages {tmp_path}"]
+    )
+    assert named(report, "tensorrt").hint == "sudo apt install python3-libnvinfer"
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "hint"),
+    [
+        (("MAXN (0)", ["15W (1)"]), "ok", None),
+        (("15W (1)", ["MAXN (0)", "30W (2)"]), "note", "sudo nvpmodel -m N; it also has MAXN (0), 30W (2)"),
+    ],
+)
+def test_a_jetsons_power_mode(
+    jetson: None, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, mode: object, status: str, hint: str
+) -> None:
+    monkeypatch.setattr(checkup, "power_mode", lambda: mode)
+    finding = named(examine(tiny_bundle), "power mode")
+    assert (finding.status, finding.hint) == (status, hint)
+
+
 def test_build_parts_are_read_from_opencvs_own_words() -> None:
     information = (
         "  GUI:                           QT5\n    QT:  YES\n    FFMPEG:    YES\n      avcodec: YES\n"
@@ -233,6 +292,37 @@ def test_a_gpu_that_does_not_answer_fails_with_the_fix(golden_bundle: Path, gpu:
     assert finding.what == "/dev/nvidia0, but CUDA: cuInit failed: the test let cuInit fail"
     assert finding.hint
     assert not report.healthy
+
+
+def test_a_user_outside_of_group_video_is_told(
+    golden_bundle: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "closed_gpu_nodes", lambda: ["/dev/nvhost-ctrl-gpu"])
+    finding = named(examine(golden_bundle), "gpu")
+    assert (finding.status, finding.what) == ("failed", "this user may not open /dev/nvhost-ctrl-gpu")
+    assert str(finding.hint).startswith("sudo usermod --append --groups video $USER")
+    assert gpu.calls == []  # nothing would come of opening it but an error without a reason
+
+
+def test_a_driver_too_old_for_the_bindings_is_told(
+    golden_bundle: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", OldDriver(gpu))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    finding = named(examine(golden_bundle), "gpu")
+    assert finding.status == "failed"
+    assert "cuda-python 13.0 doesn't fit this driver, which serves CUDA 12.6: " in finding.what
+    assert finding.hint == "pip install 'cuda-bindings>=12.8,<13', or update the driver"
+    gpu.require_nothing_held()
+
+
+def test_engines_of_another_board_with_the_same_name_are_not_taken_for_ours(
+    golden_bundle: Path, gpu: FakeGpu
+) -> None:
+    write_engines(Bundle.open(golden_bundle), multiprocessors=8)
+    finding = named(examine(golden_bundle), "engines tensorrt fp32")
+    assert finding.status == "note"
+    assert "a GPU of 8 multiprocessors, not this host's of 16" in finding.what
 
 
 def test_a_gpu_that_nobody_meant_to_use_is_only_noted(

@@ -26,13 +26,16 @@ def write_engines(
     version: str = "10.3.0",
     gpu: str | None = "Fake Orin",
     capabilities: tuple[str, ...] = ("8.7",),
+    multiprocessors: int | None = None,
     plans: Mapping[str, bytes] | None = None,
 ) -> Path:
     """'Build' every engine of ``bundle`` into the user's cache; ``plans`` replaces some by id."""
     folder = make_cache_folder(bundle)
     for engine in bundle.manifest.engines:
         for precision, file in engine.onnx.items():
-            fingerprint = Fingerprint(backend, version, file.sha256, precision, capabilities, gpu)
+            fingerprint = Fingerprint(
+                backend, version, file.sha256, precision, capabilities, gpu, None, multiprocessors
+            )
             path = plan_path(folder, engine.id, fingerprint)
             path.write_bytes((plans or {}).get(engine.id) or bundle.path(file).read_bytes())
             sidecar = Sidecar(

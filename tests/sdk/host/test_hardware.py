@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from sdk.host.hardware import (
+    closed_gpu_nodes,
     cuda_toolkit,
     gpu_model,
     gpu_nodes,
     jetson_model,
     kernel_driver,
     l4t_release,
+    power_mode,
     processor,
 )
 
@@ -56,6 +58,29 @@ def test_kernel_driver_where_only_sys_names_it(tmp_path: Path) -> None:
 def test_jetson_model(tmp_path: Path, place: str) -> None:
     assert jetson_model(tmp_path) is None
     assert jetson_model(write(tmp_path, place, "NVIDIA Jetson Orin Nano\0")) == "NVIDIA Jetson Orin Nano"
+
+
+def test_device_files_that_this_user_may_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that may be opened is enough; a folder of them is what lies in it."""
+    assert closed_gpu_nodes(tmp_path) == []
+    write(tmp_path, "dev/nvhost-ctrl-gpu", "")
+    write(tmp_path, "dev/nvgpu/igpu0/ctrl", "")
+    assert closed_gpu_nodes(tmp_path) == []
+    opened = {"ctrl"}
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name in opened)
+    assert closed_gpu_nodes(tmp_path) == []
+    opened.clear()
+    assert closed_gpu_nodes(tmp_path) == ["/dev/nvhost-ctrl-gpu", "/dev/nvgpu/igpu0/ctrl"]
+
+
+def test_power_mode(tmp_path: Path) -> None:
+    assert power_mode(tmp_path) is None
+    write(tmp_path, "var/lib/nvpmodel/status", "pmode:0002 fmode:quiet")
+    assert power_mode(tmp_path) == ("(2)", [])
+    modes = ((0, "MAXN"), (1, "15W"), (2, "30W"))
+    lines = [f"< POWER_MODEL ID={number} NAME={name} >\nCPU_ONLINE CORE_0 1\n" for number, name in modes]
+    write(tmp_path, "etc/nvpmodel.conf", "".join(lines) + "< PM_CONFIG DEFAULT=2 >\n")
+    assert power_mode(tmp_path) == ("30W (2)", ["MAXN (0)", "15W (1)"])
 
 
 def test_gpu_model(tmp_path: Path) -> None:
