@@ -80,6 +80,7 @@ def run(options: Options) -> Meter:
         shown = options.show or options.save is not None or address is not None
         purifier = stack.enter_context(_load(options, keep_purified=shown))
         sources = _open_all(options, stack)
+        _require_unread(sources, _outputs(options, len(sources)))
         sinks = _sinks(purifier, sources, options, address)
         hidden = options.verbose or options.json == "-"
         name = ", ".join(each.name for each in sources)
@@ -185,10 +186,37 @@ def _require_other_files(specs: Sequence[str | int], *outputs: str | None) -> No
     """No output may replace a source, nor the other output; an unset shell variable is none."""
     if "" in (*specs, *outputs):
         raise click.UsageError("--source, --save and --json need a path, got an empty one")
-    read = {os.path.realpath(path) for path in specs if isinstance(path, str)}
+    read = {
+        os.path.realpath(path.removeprefix("@")) for path in specs if isinstance(path, str) and path != "-"
+    }
     written = [os.path.realpath(path) for path in outputs if path is not None]
     if read & set(written) or len(set(written)) < len(written):
         raise click.UsageError("--source, --save and --json need a different path each")
+
+
+def _outputs(options: Options, n_sources: int) -> list[str]:
+    """The files and folders that will be written."""
+    saved = [] if options.save is None else _saves(options.save, n_sources)
+    return saved if options.json in (None, "-") else [*saved, str(options.json)]
+
+
+def _require_unread(sources: Sequence[Source], outputs: Sequence[str]) -> None:
+    """No output may replace a file that a source reads, whatever names and links lead to it."""
+    written = {_identity(path): path for path in outputs}
+    for source in sources:
+        for file in source.files:
+            identity = _identity(file)
+            if identity is not None and (path := written.get(identity)) is not None:
+                raise click.UsageError(f"{path} is read by --source; write to another file")
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What is the same for all names of a file; None where there is none yet."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _total(sources: Sequence[Source], max_frames: int | None) -> int | None:
@@ -204,8 +232,7 @@ def _sinks(
     names = loop.distinct([each.name for each in sources])
     sinks: list[Sink] = []
     if options.save is not None:
-        save = options.save
-        paths = [save] if len(sources) == 1 else _numbered(save, len(sources))
+        paths = _saves(options.save, len(sources))
         sinks.append(
             _per_source(
                 names,
@@ -236,8 +263,10 @@ def _per_source(names: Sequence[str], sinks: Sequence[Sink]) -> Sink:
     return sinks[0] if len(sinks) == 1 else PerSource(dict(zip(names, sinks, strict=True)))
 
 
-def _numbered(save: str, count: int) -> list[str]:
-    """``out-1.mp4``, ``out-2.mp4`` and so on: a file or folder for every source."""
+def _saves(save: str, count: int) -> list[str]:
+    """A file or folder for every source: ``out.mp4``; of several ``out-1.mp4``, ``out-2.mp4`` and so on."""
+    if count == 1:
+        return [save]
     path, slash = Path(save), "/" if save.endswith("/") else ""  # which Path drops, and which means a folder
     return [
         f"{path.with_name(f'{path.stem}-{number}{path.suffix}')}{slash}" for number in range(1, count + 1)

@@ -14,7 +14,7 @@ from sdk.errors import SourceError
 
 _HEAD_BYTES = 4096
 _PNG = b"\x89PNG\r\n\x1a\n"
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"}
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"}
 _PICTURES = (
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG\r\n\x1a\n",
@@ -23,18 +23,47 @@ _PICTURES = (
 )  # fmt: skip
 _NOT_SERVED = {
     b"%PDF": "a PDF document",
+    b"%!PS": "a PostScript document",
     b"8BPS": "a Photoshop picture",
+    b"gimp xcf": "a GIMP picture",
+    b"v/1\x01": "an OpenEXR picture",
     b"\xff\x0a": "a JPEG XL picture",
     b"\x00\x00\x00\x0cJXL ": "a JPEG XL picture",
+    b"FUJIFILMCCD-RAW": "a camera's raw picture",
+    b"IIRO\x08": "a camera's raw picture",  # Olympus
+    b"IIRS\x08": "a camera's raw picture",
+    b"IIU\x00": "a camera's raw picture",  # Panasonic
+    b"FOVb": "a camera's raw picture",  # Sigma
+    b"\x00MRM": "a camera's raw picture",  # Minolta
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!\x1a": "a RAR archive",
+    b"BZh9": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"(\xb5/\xfd": "a Zstandard archive",
     b"ID3": "a sound file",
     b"fLaC": "a sound file",
+    b"MThd": "a sound file",
+    b"#!AMR": "a sound file",
+    b"\x7fELF": "a program",
+    b"MZ\x90\x00": "a program",
+    b"SQLite format 3\x00": "a database",
+    b"\x93NUMPY": "a NumPy array",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an Office document",
 }
+_NOT_LISTS = {
+    b"<?xml": "an XML document",
+    b"<svg": "an SVG drawing",
+    b"<html": "a web page",
+    b"<!doctype html": "a web page",
+    b"<MPD": "a DASH manifest",
+    b"v=0": "an SDP session description",
+}
+_DNG_VERSION, _NEW_SUBFILE_TYPE = 50706, 254
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 MJPEG_SUFFIXES = (".mjpeg", ".mjpg")
-_VIDEO_TEXTS = (b"#EXTM3U", b"YUV4MPEG2")  # text by their first line, and yet video
+_VIDEO_TEXTS = (b"YUV4MPEG2",)  # text by their first line, and yet video
 
 
 class Kind(enum.Enum):
@@ -69,21 +98,24 @@ def kind_of(path: Path) -> Kind:
 
 
 def _kind_of_head(head: bytes, path: Path) -> Kind:
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
         raise SourceError(
             f"{shown(path)}: a HEIF picture (HEIC, AVIF), which isn't served",
             hint="convert it to JPEG or PNG",
         )
     if (head[:4] == b"RIFF" and head[8:12] == b"WAVE") or head[4:12] in (b"ftypM4A ", b"ftypM4B "):
         raise SourceError(
-            f"{shown(path)}: a sound file, which isn't served", hint="give a video or a picture"
+            f"{shown(path)}: a sound file, which isn't served", hint="give a video, or a picture"
+        )
+    if head[4:12] == b"ftypcrx " or _is_raw_tiff(head):
+        raise SourceError(
+            f"{shown(path)}: a camera's raw picture, which isn't served", hint="convert it to JPEG or PNG"
         )
     for magic, what in _NOT_SERVED.items():
         if head.startswith(magic):
-            raise SourceError(
-                f"{shown(path)}: {what}, which isn't served", hint="give a video, or a JPEG or PNG picture"
-            )
-    if head.startswith(_VIDEO_TEXTS):
+            hint = "convert it to JPEG or PNG" if "picture" in what else "give a video, or a picture"
+            raise SourceError(f"{shown(path)}: {what}, which isn't served", hint=hint)
+    if head.startswith(_VIDEO_TEXTS) or (head.startswith(b"#EXTM3U") and b"#EXT-X-" in head):
         return Kind.VIDEO
     if head.startswith(b"\xff\xd8\xff") and path.suffix.lower() in MJPEG_SUFFIXES:
         return Kind.VIDEO  # JPEGs one after the other
@@ -98,6 +130,33 @@ def _is_picture(head: bytes) -> bool:
     if head[:2] == b"BM":  # two letters are not enough: the header's size is one of a few
         return int.from_bytes(head[14:18], "little") in _BMP_HEADERS
     return head.startswith(_PICTURES) or re.match(rb"P[1-6]\s+[\d#]", head) is not None
+
+
+def _is_raw_tiff(head: bytes) -> bool:
+    """Whether a TIFF is a camera's raw picture (CR2, DNG, NEF, ARW): its first page is a small preview."""
+    if head[:4] not in (b"II*\x00", b"MM\x00*"):
+        return False
+    if head[8:10] == b"CR":
+        return True
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    at = int.from_bytes(head[4:8], order)
+    for entry in range(at + 2, at + 2 + 12 * int.from_bytes(head[at : at + 2], order), 12):
+        tag = int.from_bytes(head[entry : entry + 2], order)
+        value = int.from_bytes(head[entry + 8 : entry + 12], order)
+        if tag == _DNG_VERSION or (tag == _NEW_SUBFILE_TYPE and value & 1):
+            return True
+    return False
+
+
+def what_text(path: Path) -> str | None:
+    """What kind of text a file holds, where that is one that is known and no list; None otherwise."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if b"<MPD" in head:
+        return _NOT_LISTS[b"<MPD"]
+    return next(
+        (what for magic, what in _NOT_LISTS.items() if head[: len(magic)].lower() == magic.lower()), None
+    )
 
 
 def _is_text(head: bytes) -> bool:

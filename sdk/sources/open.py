@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import cv2
 
@@ -47,9 +48,10 @@ def open_source(
 
     Args:
         spec: a camera's number (``0`` or ``"0"``) or device (``/dev/video0``); a video or picture file, or a
-            pipe; a folder of pictures, in natural order, or a glob (quote it from the shell); a text file, or
-            ``@FILE``, with one of these a line; ``env:NAME``, the value of an environment variable;
-            ``rtsp://…``, ``http://…`` and the like; ``csi://0``, a Jetson's CSI camera.
+            pipe, ``-`` for standard input; a folder of pictures, in natural order, or a glob (quote it from
+            the shell); a text file or playlist, or ``@FILE``, with one of these a line; ``env:NAME``, the
+            value of an environment variable; ``rtsp://…``, ``http://…`` and the like; ``csi://0``, a Jetson's
+            CSI camera.
         roi: the part of every frame that is to be purified, or several, each to be purified by itself.
         on_unreadable: "raise" at a picture that can't be read, or "skip" it: its Frame says why.
         trust: whose certificates are believed, of https and rtsps; the system's authorities by default.
@@ -103,6 +105,7 @@ class WithRoi(Source):
 
     def __init__(self, source: Source, rois: Sequence[Roi]) -> None:
         self.name, self.live, self.total, self.fps = source.name, source.live, source.total, source.fps
+        self.files = source.files
         self._source = source
         self._rois = tuple(rois)
 
@@ -138,13 +141,17 @@ class _How:
 def _opened(spec: Spec, how: _How) -> Iterator[Source]:
     try:
         specs = specs_of(spec)
-        if specs != [spec]:  # a list
-            paths = [Path(one) for one in specs if not isinstance(one, int)]
-            if len(paths) == len(specs) and all(pictures.is_picture(path) for path in paths):
+        is_picture = [
+            specs != [spec] and not isinstance(one, int) and pictures.is_picture(one) for one in specs
+        ]
+        for number, one in enumerate(specs):
+            if not is_picture[number]:
+                yield _open(one, how)
+            elif number == is_picture.index(
+                True
+            ):  # a list's pictures are one source, at the first one's place
+                paths = [Path(path) for path, is_one in zip(specs, is_picture, strict=True) if is_one]
                 yield pictures.Pictures(_shown(spec), paths, how.on_unreadable)
-                return
-        for one in specs:
-            yield _open(one, how)
     except OSError as error:
         raise SourceError(f"{_shown(spec)}: can't be read: {error.strerror}") from None
 
@@ -156,6 +163,10 @@ def _open(spec: Spec, how: _How) -> Source:
     if isinstance(spec, str):
         if text.isascii() and text.isdecimal():
             return camera.open_camera(text, how.patience_s)
+        if text == "-" and not Path(text).exists():
+            text = "/dev/stdin"
+        if text[:7].lower() == "file://" or (text[:6].lower() == "file:/" and not Path(text).exists()):
+            return _open_path(_path_of(text), how.on_unreadable)
         if "://" in text:
             return open_stream(text, how.trust, how.patience_s)
     device = os.path.realpath(text)  # udev's names, such as /dev/v4l/by-id/…, are links
@@ -180,10 +191,41 @@ def _open_path(text: str, on_unreadable: OnUnreadable) -> Source:
         return open_video(path, kind)
     if glob.has_magic(text):
         return pictures.of_glob(text, on_unreadable)
+    _refuse_broken_url(text)
     raise SourceError(
         f"{shown(text)}: no such file or folder",
         hint="give a camera number, video, picture, folder, glob, list or URL",
     )
+
+
+def _refuse_broken_url(text: str) -> None:
+    """Refuse an address that lacks a part, without what may be its password.
+
+    Raises:
+        SourceError: it is one.
+    """
+    scheme, colon, _ = text.partition(":")
+    if colon and scheme.lower() in (*stream.STREAM_SCHEMES, "csi"):
+        raise SourceError(
+            f"{scheme}:***: not a URL", hint=f"write it as {scheme.lower()}:// and the rest, with two slashes"
+        )
+    user, at, _ = text.partition("@")
+    if at and ":" in user:
+        raise SourceError(
+            "***@***: no such file or folder", hint="an address begins with its kind, as rtsp://"
+        )
+
+
+def _path_of(url: str) -> str:
+    """The path of a ``file://`` URL.
+
+    Raises:
+        SourceError: it names another machine.
+    """
+    host, slash, path = url[5:].removeprefix("//").partition("/")
+    if host not in ("", "localhost"):
+        raise SourceError(f"file://{host}: a file of another machine", hint="write file:/// and its path")
+    return unquote(slash + path)
 
 
 def open_stream(url: str, trust: Trust, patience_s: float = PATIENCE_S) -> Source:

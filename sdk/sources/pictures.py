@@ -22,6 +22,8 @@ from sdk.sources.state import SourceState
 log = logging.getLogger("sdk.sources")
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_BARE = "without suffix"
+_DARK = 8  # times darker than it could be, a picture is looked at twice
 _MISSING = (64, 64)  # height and width of the black picture in the place of one that can't be read
 
 
@@ -37,12 +39,12 @@ class Pictures(Source):
     def __init__(self, name: str, paths: Sequence[Path], on_unreadable: str = "raise") -> None:
         self.name = name
         self.total = len(paths)
-        self._paths = paths
+        self.files = paths
         self._skip = on_unreadable == "skip"
 
     def __iter__(self) -> Iterator[Frame]:
         self.report(SourceState.LIVE)
-        for index, path in enumerate(self._paths):
+        for index, path in enumerate(self.files):
             try:
                 frame = Frame(read_picture(path), index, shown(path))
             except SourceError as error:
@@ -71,7 +73,7 @@ def of_glob(pattern: str, on_unreadable: str = "raise") -> Pictures:
     """
     entries: dict[str, Path] = {}
     n_found = 0
-    for match in glob.iglob(pattern, recursive=True):  # noqa: PTH207 - absolute too
+    for match in glob.iglob(_with_literal_folders(pattern), recursive=True):  # noqa: PTH207 - absolute too
         n_found += 1
         folder, name = os.path.split(match)
         entries.setdefault(os.path.join(os.path.realpath(folder), name), Path(match))  # noqa: PTH118
@@ -84,12 +86,22 @@ def of_glob(pattern: str, on_unreadable: str = "raise") -> Pictures:
     return Pictures(shown(pattern), _chosen(list(entries.values()), f"glob {shown(pattern)}"), on_unreadable)
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is a picture by its content; False if it can't be read or isn't served."""
+def _with_literal_folders(pattern: str) -> str:
+    """A glob in which brackets of folders that exist by that very name are no pattern."""
+    folder, rest = pattern, ""
+    while folder and not os.path.isdir(folder):  # noqa: PTH112 - may not be UTF-8
+        folder, slash, last = folder.rpartition("/")
+        rest = slash + last + rest
+    return glob.escape(folder) + rest
+
+
+def is_picture(name: str | os.PathLike[str]) -> bool:
+    """Whether a file is a picture by its content, or by its name where that can't be told."""
+    path = Path(name)
     try:
-        return kind_of(path) is Kind.PICTURE
-    except (OSError, SourceError):
-        return False
+        return path.is_file() and kind_of(path) is Kind.PICTURE
+    except (OSError, ValueError, SourceError):
+        return path.suffix.lower() in PICTURE_SUFFIXES
 
 
 def read_picture(path: Path) -> Pixels:
@@ -115,7 +127,21 @@ def read_picture(path: Path) -> Pixels:
         )
     if has_more_pictures(data):
         log.warning("%s: holds several pictures; the first is taken", shown(path))
+    if image.max() < 256 // _DARK and (n_bits := _used_of_16_bits(data)):
+        log.warning(
+            "%s: 16 bits a value, of which %d are used: it is almost black; scale it first",
+            shown(path),
+            n_bits,
+        )
     return image  # type: ignore[no-any-return]
+
+
+def _used_of_16_bits(data: bytes) -> int | None:
+    """How many bits the values of a dark picture of 16 bits take; None where it is another picture."""
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.max() < _DARK:
+        return None
+    return int(values.max()).bit_length()
 
 
 def _chosen(entries: Sequence[Path], where: str) -> list[Path]:
@@ -130,7 +156,10 @@ def _chosen(entries: Sequence[Path], where: str) -> list[Path]:
     kinds = " ".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES))
     if not paths:
         found = f", but {others}" if others else ""
-        raise SourceError(f"{where}: no picture in it{found}", hint=f"expected files of the kinds {kinds}")
+        raise SourceError(
+            f"{where}: no picture in it{found}",
+            hint=f"expected files of the kinds {kinds}; give videos by their names, or in a list",
+        )
     if others:
         log.warning("%s: %d pictures; left out: %s", where, len(paths), others)
     return sorted(paths, key=lambda entry: _natural(str(entry)))
@@ -138,11 +167,17 @@ def _chosen(entries: Sequence[Path], where: str) -> list[Path]:
 
 def _kinds(entries: Sequence[Path]) -> str:
     """Entries by kind, such as ``2 .mp4, 1 folder``; empty for none."""
-    counts = Counter(
-        "folder" if entry.is_dir() else entry.suffix.lower() or "without suffix" for entry in entries
-    )
+    counts = Counter(_kind_of_entry(entry) for entry in entries)
     kinds = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{n} {kind}{'s' * (n > 1 and kind == 'folder')}" for kind, n in kinds)
+    return ", ".join(
+        f"{n} {kind}{'s' * (n > 1 and not kind.startswith('.') and kind != _BARE)}" for kind, n in kinds
+    )
+
+
+def _kind_of_entry(entry: Path) -> str:
+    if entry.is_dir():
+        return "folder"
+    return "broken link" if not entry.exists() else entry.suffix.lower() or _BARE
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

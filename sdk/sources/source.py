@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -64,9 +65,11 @@ class Source(ABC):
         total: the number of frames to expect, None where nobody knows; an estimate for some video containers.
         fps: frames a second, None where there is no such thing.
         state: what it is doing, as last reported.
+        files: that it reads, so that nobody writes to them meanwhile; none for cameras and streams.
     """
 
     name: str
+    files: Sequence[Path] = ()
     live: bool = False
     total: int | None = None
     fps: float | None = None

@@ -7,7 +7,8 @@ from itertools import chain, islice
 import cv2
 
 from sdk.arrays import Pixels
-from sdk.sources.video.pyav import Decoder, single_picture
+from sdk.sources.video.formats import single_picture
+from sdk.sources.video.pyav import Decoder
 
 
 class StreamCapture:

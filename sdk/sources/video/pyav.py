@@ -19,7 +19,10 @@ from sdk.arrays import Pixels
 from sdk.errors import SourceError
 from sdk.host.cpus import available_cpus
 from sdk.sources.content import MJPEG_SUFFIXES
+from sdk.sources.source import sane_rate
 from sdk.sources.stream import OPEN_TIMEOUT_S, READ_TIMEOUT_S, Trust, https_opener
+from sdk.sources.video import formats
+from sdk.sources.video.clock import Clock
 
 
 def _import() -> Any:
@@ -36,15 +39,7 @@ if av is not None:
     ERRORS = (*ERRORS, av.error.FFmpegError)
 log = logging.getLogger("sdk.sources")
 
-_TEXT_FORMATS = {
-    "tty",
-    "bin",
-    "xbin",
-    "adf",
-    "idf",
-    "rawvideo",
-}  # taken by their suffix, or for want of better
-_HEIF_BRANDS = {"heic", "heix", "heim", "heis", "mif1", "msf1", "avif", "avis"}
+_HDR_TRANSFERS = (16, 18)  # PQ and HLG, by ITU-T H.273
 _TURNS = {
     90: cv2.ROTATE_90_COUNTERCLOCKWISE,
     -90: cv2.ROTATE_90_CLOCKWISE,
@@ -108,8 +103,8 @@ class Decoder:
 
     @property
     def fps(self) -> float | None:
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        return float(rate) if rate else None
+        rates = (self.stream.average_rate, self.stream.guessed_rate)  # DV's first is its clock's
+        return next((float(rate) for rate in rates if rate and sane_rate(float(rate))), None)
 
     @property
     def total(self) -> int | None:
@@ -129,24 +124,25 @@ class Decoder:
     @property
     def duration_s(self) -> float | None:
         """As the container says; None for a live stream."""
-        duration = self.container.duration
-        return duration / 1e6 if duration and duration > 0 else None
+        duration, start = self.container.duration, self.container.start_time or 0
+        if not duration or duration <= 0:
+            return None
+        if "matroska" in self.container.format.name and 0 < start < duration:
+            duration -= start  # its duration is the last frame's time
+        return float(duration / 1e6)
 
     def pictures(self) -> Iterator[tuple[Pixels, float | None]]:
         """Every whole frame, ``(H, W, 3)`` BGR, upright, with its seconds since the first one."""
         n_given = n_before = 0
-        first_s: float | None = None
+        clock = Clock(float(self.stream.time_base), 1 / self.fps if self.fps else 0.0)
         for frame in self._frames():
             if frame is None or frame.is_corrupt:
                 # a stream that is joined in its middle begins with frames that lack what they refer to
                 n_before += not n_given
                 self.n_lost += n_given > 0
                 continue
-            time_s = None
-            if frame.pts is not None:  # frames that the decoder held back to the end have no time base
-                time_s = float(frame.pts * self.stream.time_base)
-                first_s = time_s if first_s is None else first_s
-                time_s = self._last_time_s = max(0.0, time_s - first_s)
+            time_s = clock.seconds(frame.pts, frame.dts)
+            self._last_time_s = clock.last_s
             n_given += 1
             yield self._picture(frame), time_s
         if not n_given:
@@ -212,15 +208,10 @@ class Decoder:
     def _choose_stream(self) -> Any:
         name, container = self._name, self.container
         kind = container.format.name
-        if kind in _TEXT_FORMATS:
-            raise SourceError(f"{name}: no video, but what FFmpeg takes for text or raw data")
         self.may_be_single = kind == "jpeg_pipe" and container.size <= 0  # a stream of JPEGs has no length
-        if (kind.endswith("_pipe") and not self.may_be_single) or kind in ("image2", "ico"):
-            raise single_picture(name, kind.removesuffix("_pipe"))
-        if container.metadata.get("major_brand", "").strip() in _HEIF_BRANDS:
-            raise SourceError(
-                f"{name}: a HEIF picture (HEIC, AVIF), which isn't served", hint="convert it to JPEG or PNG"
-            )
+        if not self.may_be_single:
+            formats.require_video(name, kind, container.format.long_name)
+        formats.require_not_heif(name, container.metadata.get("major_brand", ""))
         videos = [
             s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
         ]
@@ -235,6 +226,8 @@ class Decoder:
             raise SourceError(
                 f"{name}: no decoder here for its video", hint="convert it to H.264, such as by ffmpeg"
             )
+        if stream.codec_context.color_trc in _HDR_TRANSFERS:
+            log.warning("%s: an HDR video, taken as it is: its colours are paler than those of photos", name)
         return stream
 
     def _frames(self) -> Iterator[Any]:
@@ -279,10 +272,3 @@ class Decoder:
             picture = cv2.rotate(picture, turn)
         upright: Pixels = np.ascontiguousarray(picture)
         return upright
-
-
-def single_picture(name: str, kind: str) -> SourceError:
-    """The error for a URL with one picture behind it."""
-    return SourceError(
-        f"{name}: a single picture ({kind}), not a video", hint="save it as a JPEG or PNG file and give that"
-    )

@@ -30,6 +30,7 @@ class RecordedVideo(Source):
 
     def __init__(self, name: str, path: Path | None, *, remote: bool) -> None:
         self.name = name
+        self.files = () if path is None else (path,)
         self._path = path
         self._remote = remote
 
@@ -68,6 +69,11 @@ class RecordedVideo(Source):
             raise SourceError(
                 f"{self.name}: ended after {n_read}{of_total} frames: " + self._cut_reason(),
                 hint=self._cut_hint(),
+            )
+        if n_read == 0 and self._path is None and not self._remote:
+            raise SourceError(
+                f"{self.name}: no frame comes through this pipe",
+                hint="an MP4 with its index at its end can't; send Matroska or MPEG-TS, or give the file",
             )
         if n_read == 0:
             raise SourceError(

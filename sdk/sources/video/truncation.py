@@ -12,11 +12,15 @@ from typing import BinaryIO
 
 _MP4_MEDIA_BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"styp", b"sidx")
 _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+_FLV_TAGS = (8, 9, 18)  # sound, video, script
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def is_cut_short(path: Path) -> bool:
-    """Whether an MP4, MOV, AVI or Matroska file ends before its structure does; False if nobody can know."""
+    """Whether an MP4, MOV, AVI, Matroska, FLV or GIF file ends before its structure does.
+
+    False if nobody can know.
+    """
     with path.open("rb") as stream:
         head = stream.read(12)
         if head[4:8] in _MP4_FIRST_BOXES:
@@ -25,6 +29,10 @@ def is_cut_short(path: Path) -> bool:
             end = _riff_end(stream, path.stat().st_size)
         elif head[:4] == _EBML:
             end = _matroska_end(stream)
+        elif head[:3] == b"FLV":
+            end = _flv_end(stream, path.stat().st_size)
+        elif head[:4] == b"GIF8":
+            end = _gif_end(stream, path.stat().st_size)
         else:
             return False
     return end > path.stat().st_size
@@ -108,6 +116,40 @@ def _riff_end(stream: BinaryIO, file_size: int) -> int:
             return file_size
         position += 8 + size + size % 2
     return position if size % 2 == 0 else position - 1  # the padding byte may be absent
+
+
+def _flv_end(stream: BinaryIO, file_size: int) -> int:
+    """Where the last tag ends: eleven bytes, its data, and four bytes of size, which may be absent."""
+    stream.seek(5)
+    position = int.from_bytes(stream.read(4), "big") + 4
+    while position + 11 <= file_size:
+        stream.seek(position)
+        header = stream.read(4)
+        if header[0] & 0x1F not in _FLV_TAGS:
+            return position  # no part of the video
+        position += 11 + int.from_bytes(header[1:4], "big") + 4
+    return position - 4 if position > 13 else file_size + 1
+
+
+def _gif_end(stream: BinaryIO, file_size: int) -> int:
+    """Where the last block ends, by GIF89a; the trailer behind it is often absent."""
+    stream.seek(10)
+    stream.seek(13 + _gif_colours(stream.read(1)))
+    while (kind := stream.read(1)) in (b"!", b","):
+        if kind == b"!":
+            stream.seek(1, 1)
+        else:
+            stream.seek(_gif_colours(stream.read(9)[8:]) + 1, 1)
+        while (length := stream.read(1)) not in (b"", b"\x00"):
+            stream.seek(length[0], 1)
+        if not length:
+            return file_size + 1
+    return stream.tell()
+
+
+def _gif_colours(flags: bytes) -> int:
+    """Bytes of a table of colours, by the flags that announce it."""
+    return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
 def _matroska_end(stream: BinaryIO) -> int:

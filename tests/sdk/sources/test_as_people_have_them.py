@@ -101,7 +101,7 @@ def test_odd_rate_keeps_its_times(tmp_path: Path) -> None:
 def test_text_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
-        SourceError, match=rf"{name}: (a text file, neither a video nor a picture|a list with)"
+        SourceError, match=rf"{name}: (a text file, neither a video nor a picture|a list with|a web page)"
     ):
         open_source(tmp_path / name)
 
@@ -240,9 +240,11 @@ def test_folder_says_what_it_leaves_out(tmp_path: Path, caplog: pytest.LogCaptur
     for name in ("c.mp4", "d.mp4", "e.heic", "README"):
         (tmp_path / "in" / name).touch()
     (tmp_path / "in" / "more").mkdir()
+    for name in ("f.png", "g.png"):
+        (tmp_path / "in" / name).symlink_to("nowhere")
     with open_source(tmp_path / "in") as source:
         assert source.total == 2
-    assert "2 pictures; left out: 2 .mp4, 1 .heic, 1 folder, 1 without suffix" in caplog.text
+    assert "2 pictures; left out: 2 .mp4, 2 broken links, 1 .heic, 1 folder, 1 without suffix" in caplog.text
 
 
 def test_folder_without_pictures_says_what_it_has(tmp_path: Path) -> None:
