@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sdk.bundle import MANIFEST, SIGNATURE, Bundle, write_manifest
+from sdk.bundle import MANIFEST, SIGNATURE, Bundle, write_file, write_manifest
+from sdk.bundle.files import MAX_MANIFEST_BYTES
+from sdk.bundle.regular import read_regular
 from sdk.bundle.signature import KeyFile, fingerprint, kind_of, read_key, require_cryptography
 from sdk.errors import BundleError, UsageError
-from sdk.files import write_atomically
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -52,14 +53,16 @@ def sign(
     for file in (*bundle.manifest.files(), *bundle.manifest.plans):
         bundle.read(file)  # refuses what a signature could not vouch for
     try:
-        manifest = (bundle.folder / MANIFEST).read_bytes()
+        manifest = read_regular(bundle.folder / MANIFEST, MAX_MANIFEST_BYTES)
         if hashlib.sha256(manifest).hexdigest() != bundle.digest:
             raise BundleError(
                 f"bundle {folder}: {MANIFEST} changed while it was being signed", hint="sign it again"
             )
-        write_atomically(bundle.folder / SIGNATURE, key.sign(manifest))
-    except OSError as error:
-        raise BundleError(f"bundle {folder}: {SIGNATURE} can't be written: {error.strerror}") from None
+        write_file(bundle.folder, SIGNATURE, key.sign(manifest))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"bundle {folder}: {SIGNATURE} can't be written: {getattr(error, 'strerror', error)}"
+        ) from None
     return fingerprint(key.public_key())
 
 

@@ -12,6 +12,11 @@ engine.
 
 from __future__ import annotations
 
+from sdk.host import children
+
+if children.is_run_as_module():  # before anything is imported that could lie in the working directory
+    children.forget_working_directory()
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 

@@ -43,6 +43,8 @@ class AtomicFile:
     Args:
         path: of the file; it is replaced.
         durable: flush file and folder to the disk on ``finish``, so that a power cut can't lose them.
+        inside: a folder whose content may be a stranger's: the file must lie in it, whatever links its
+            folders are, and a link at ``path`` itself is replaced, not followed.
 
     Attributes:
         path: as given.
@@ -50,8 +52,15 @@ class AtomicFile:
         is_published: whether the content has its name.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durable: bool = True,
+        inside: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.path = Path(path)
+        self._inside = inside
         self.part = self.path  # until ``create``
         self._durable = durable
         self._final = self.path
@@ -68,7 +77,9 @@ class AtomicFile:
             NotAFile: there is something else than a file at ``path``.
             OSError: the file can't be created.
         """
-        self._final = _destination(self.path)
+        self._final = (
+            _destination(self.path) if self._inside is None else _destination_inside(self.path, self._inside)
+        )
         self.part, descriptor = _create_beside(self._final)
         self._stream = os.fdopen(descriptor, "w+b", buffering=buffering)
         return self._stream
@@ -117,13 +128,17 @@ class AtomicFile:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[IO[bytes]]:
+def replacing(
+    path: str | os.PathLike[str], *, durable: bool = True, inside: str | os.PathLike[str] | None = None
+) -> Iterator[IO[bytes]]:
     """A binary stream whose content becomes ``path`` on leaving; on an error the old file stays.
+
+    ``durable`` and ``inside`` are as for ``AtomicFile``.
 
     Raises:
         OSError: the file can't be written.
     """
-    file = AtomicFile(path, durable=durable)
+    file = AtomicFile(path, durable=durable, inside=inside)
     stream = file.create()
     try:
         yield stream
@@ -133,13 +148,19 @@ def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator
     file.finish()
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes | str, *, durable: bool = True) -> None:
-    """Replace ``path`` by ``data``; text is written as UTF-8.
+def write_atomically(
+    path: str | os.PathLike[str],
+    data: bytes | str,
+    *,
+    durable: bool = True,
+    inside: str | os.PathLike[str] | None = None,
+) -> None:
+    """Replace ``path`` by ``data``; text is written as UTF-8. See ``AtomicFile`` for the options.
 
     Raises:
         OSError: the file can't be written; the old one stays.
     """
-    with replacing(path, durable=durable) as stream:
+    with replacing(path, durable=durable, inside=inside) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
 
 
@@ -234,6 +255,17 @@ def _destination(path: Path) -> Path:
     return path
 
 
+def _destination_inside(path: Path, folder: str | os.PathLike[str]) -> Path:
+    """``path`` with its folders' links resolved, once it is known to lie in ``folder``."""
+    parent = Path(os.path.realpath(path.parent))
+    if not parent.is_relative_to(os.path.realpath(folder)):
+        raise NotAFile(errno.EACCES, "leads outside the folder by a link")
+    found = parent / path.name
+    if found.is_dir() and not found.is_symlink():
+        raise NotAFile(errno.EISDIR, "is a folder, expected a file's name")
+    return found
+
+
 def _create_beside(final: Path) -> tuple[Path, int]:
     suffix = final.suffix if len(final.suffix) <= MAX_SUFFIX else ""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -255,3 +287,18 @@ def _sync_folder(folder: Path) -> None:
                 raise
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[int]:
+    """A file to be locked, open as a descriptor; created where it is absent, and never followed as a link.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

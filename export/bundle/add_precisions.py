@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from export.bundle.card import with_precisions
-from export.bundle.staging import staged
+from export.bundle.staging import copy_bundle, staged
 from export.checks.outcome import Verification
 from export.checks.verify import N_IMAGES, CompareFp32, OnStep, verify
 from export.inputs.calibration import (
@@ -28,7 +27,8 @@ from export.inputs.calibration import (
 )
 from export.precision.weight_storage import expanded
 from sdk.backends import open_backend
-from sdk.bundle import Bundle, Engine, File, Manifest, Precision, sha256_of, write_manifest
+from sdk.backends.plan_store import slug
+from sdk.bundle import Bundle, Engine, File, Manifest, Precision, write_file, write_manifest
 from sdk.choices import GraphKind
 from sdk.errors import EdgePurifyError, UsageError
 
@@ -97,7 +97,7 @@ def lower_bundle(
     bundle = Bundle.open(folder)
     try:
         with staged(bundle.folder.resolve(), force=True) as new:
-            shutil.copytree(bundle.folder, new, dirs_exist_ok=True)
+            copy_bundle(bundle, new)
             return add_precisions(new, lowering, n_images=n_images, report=report, on_step=on_step)
     except OSError as error:
         raise EdgePurifyError(f"{folder}: can't be written: {error.strerror or error}") from error
@@ -146,8 +146,7 @@ def _convert(
 
     def written(path: str, data: bytes) -> File:
         (bundle.folder / path).parent.mkdir(exist_ok=True)
-        (bundle.folder / path).write_bytes(data)
-        return File(path, sha256_of(bundle.folder / path))
+        return write_file(bundle.folder, path, data)
 
     def lowered(engine: Engine, images: Any, role: str) -> Engine:
         feeds = engine_feeds(manifest, engine, images)
@@ -155,13 +154,13 @@ def _convert(
         for precision in precisions:
             on_step(f"{engine.id} {precision}")
             data, engines[precision][engine.id] = _engine(bundle, engine, precision, feeds)
-            files[precision] = written(f"onnx/{engine.id}.{precision}.onnx", data)
+            files[precision] = written(f"onnx/{slug(engine.id)}.{precision}.onnx", data)
             if precision == "int8" and role == "purifier":
                 # transposed convolutions have no integer kernel: in INT8 a purifier would take longer
                 cpu[precision], for_cpus[engine.id] = engine.onnx["fp32"], {"graph": "fp32"}
             elif precision == "int8":
                 data, for_cpus[engine.id] = _int8(bundle, engine, feeds, CPU)
-                cpu[precision] = written(f"onnx/{engine.id}.{precision}.cpu.onnx", data)
+                cpu[precision] = written(f"onnx/{slug(engine.id)}.{precision}.cpu.onnx", data)
         return msgspec.structs.replace(engine, onnx=files, cpu=cpu)
 
     changed = msgspec.structs.replace(
@@ -234,18 +233,16 @@ def _int8(bundle: Bundle, engine: Engine, feeds: list[Feeds], scheme: Scheme) ->
 def _record(bundle: Bundle, made: Origins, found: Verification) -> None:
     """Write where the new engines come from and what was measured into the manifest and the card."""
     manifest = bundle.manifest
-    recorded: dict[str, Any] = {**manifest.provenance.get("precisions", {})}
+    before = manifest.provenance.get("precisions")
+    recorded: dict[str, Any] = {**before} if isinstance(before, dict) else {}
     for precision, origin in made.items():
         recorded[precision] = {**origin, **_figures(bundle, precision, "gpu", found)}
         if "cpu" in origin:
             recorded[precision]["cpu"] = {**origin["cpu"], **_figures(bundle, precision, "cpu", found)}
     changed: dict[str, Any] = {"provenance": {**manifest.provenance, "precisions": recorded}}
     if manifest.card is not None:
-        path = bundle.path(manifest.card)
-        path.write_text(
-            with_precisions(bundle.read(manifest.card).decode("utf-8"), recorded), encoding="utf-8"
-        )
-        changed["card"] = File(manifest.card.file, sha256_of(path))
+        card = with_precisions(bundle.read(manifest.card).decode("utf-8"), recorded)
+        changed["card"] = write_file(bundle.folder, manifest.card.file, card.encode())
     write_manifest(bundle.folder, msgspec.structs.replace(manifest, **changed))
 
 

@@ -1,9 +1,5 @@
-"""Run as ``python -m export.cli``."""
+"""Run as ``python -m export.cli``; importing ``sdk`` has taken the working directory off the module path."""
 
-from sdk.host.children import forget_working_directory
-
-forget_working_directory()  # before anything else is imported
-
-from export.cli import main  # noqa: E402
+from export.cli import main
 
 main()

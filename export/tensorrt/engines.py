@@ -7,21 +7,18 @@ engine. A lock that dies with its process makes two builds of one bundle follow 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from export.tensorrt.build import BuildError, OnPhase, Options, Profile, unwritable
 from export.tensorrt.devices import BuildHost, Target, build_host, find_target
+from export.tensorrt.files import listing, locked, make_folder, publish
 from export.tensorrt.worker import Job, build_apart
 from sdk.backends.plan_store import (
     NAMES,
@@ -31,12 +28,11 @@ from sdk.backends.plan_store import (
     built_engines,
     bundle_folder,
     listed_engines,
-    make_cache_folder,
     plan_path,
 )
-from sdk.bundle import Bundle, Engine, File, Precision, sha256_of, write_manifest
+from sdk.bundle import Bundle, Engine, Precision, sha256_of
 from sdk.errors import UsageError
-from sdk.files import AtomicFile, remove_stale_parts, replacing
+from sdk.files import AtomicFile
 
 OnStep = Callable[[str, int, int], None]
 
@@ -96,18 +92,23 @@ def build_engines(
         UsageError: no such target or precision.
         BackendError: this host can't build for the target, or others may write to the cache.
         BuildError: TensorRT refuses an engine, is killed, or the plan can't be written.
+        BundleError: the folder for engines inside the bundle leads out of it.
     """
     run = _plan(bundle, target_name, precisions, (workspace_mib, profiles, dla))
     total = len(run.engines)
-    provided = []
+    provided: list[Provided] = []
+    made: dict[str, Sidecar] = {}  # what was built now, by the plan's path
     try:
-        folder = _make_folder(bundle, into_bundle)
-        with _locked(folder, lambda: on_step("waiting for another build", 0, total)):
+        folder = make_folder(bundle, into_bundle)
+        with locked(folder, lambda: on_step("waiting for another build", 0, total)):
             for done, (engine, precision) in enumerate(run.engines):
                 on_step(f"{engine.id} {precision}", done, total)
-                provided.append(run.provide(engine, precision, folder, force, on_phase))
+                one, sidecar = run.provide(engine, precision, folder, force, on_phase)
+                provided.append(one)
+                if one.built:
+                    made[one.plan] = sidecar
             if into_bundle:
-                bundle = _listing(bundle, provided)
+                bundle = listing(bundle, made)
     except OSError as error:
         raise BuildError(unwritable(error, bundle.folder)) from error
     return Outcome(
@@ -171,17 +172,18 @@ class _Run:
 
     def provide(
         self, engine: Engine, precision: Precision, folder: Path, force: bool, on_phase: OnPhase
-    ) -> Provided:
-        """The engine, built unless ``folder`` has it whole."""
+    ) -> tuple[Provided, Sidecar]:
+        """The engine, built unless ``folder`` has it whole, and its sidecar."""
         fingerprint = self.fingerprint(engine, precision)
         plan = plan_path(folder, engine.id, fingerprint)
         found = None if force else self._reusable(engine.id, plan, fingerprint)
         sidecar = found or self._build(engine, fingerprint, plan, on_phase)
         now = time.time_ns()  # the kernel's own stamps are too coarse to order two quick runs by
-        os.utime(plan, ns=(now, now))  # the runtime takes the last built or reused
-        return Provided(
+        os.utime(plan, ns=(now, now), follow_symlinks=False)  # the runtime takes the last built or reused
+        provided = Provided(
             engine.id, precision, found is None, str(plan), sidecar.plan_size_bytes, sidecar.build_s
         )
+        return provided, sidecar
 
     def _reusable(self, engine_id: str, plan: Path, fingerprint: Fingerprint) -> Sidecar | None:
         """The sidecar of ``plan``, if that is there, whole, trusted, and of this very fingerprint."""
@@ -222,7 +224,7 @@ class _Run:
             name = f"timings.{self.host.version}.{'_'.join(self.host.capabilities)}.cache"
             timings = plan.parent / name  # whose lock we hold
         onnx = self.bundle.read(engine.onnx[precision])  # the bytes that the fingerprint names
-        file = AtomicFile(plan)
+        file = AtomicFile(plan, inside=plan.parent)
         file.create()
         job = Job(
             module=self.host.module,
@@ -234,46 +236,22 @@ class _Run:
         where = f"engine {engine.id} ({precision}): {NAMES[self.target.backend]} {self.host.version}"
         begun = time.monotonic()
         try:
-            build_apart(job, where, on_phase)
+            made = build_apart(job, where, on_phase)
             sidecar = Sidecar(
                 schema=SCHEMA,
                 engine=engine.id,
                 fingerprint=fingerprint,
-                plan_sha256=sha256_of(job.part),
-                plan_size_bytes=job.part.stat().st_size,
+                plan_sha256=made.sha256,
+                plan_size_bytes=made.size_bytes,
                 target=self.target.name,
                 platform=f"{sys.platform}-{platform.machine()}",
                 driver=self.host.driver,
                 build_s=round(time.monotonic() - begun, 3),
             )
-            _publish(file, sidecar)
+            publish(file, sidecar)
         finally:
             file.discard()
         return sidecar
-
-
-def _publish(plan: AtomicFile, sidecar: Sidecar) -> None:
-    """Put plan and sidecar in place, so that a sidecar never stands beside another plan than its own."""
-    path = plan.path.with_suffix(".json")
-    with replacing(path) as stream:
-        stream.write(msgspec.json.format(msgspec.json.encode(sidecar), indent=1) + b"\n")
-        stream.flush()
-        path.unlink(missing_ok=True)
-        plan.finish()
-
-
-def _listing(bundle: Bundle, provided: Sequence[Provided]) -> Bundle:
-    """List the engines in the bundle's folder in its manifest; one signed before is unsigned then."""
-    plans = {file.file: file for file in bundle.manifest.plans if bundle.path(file).is_file()}
-    for one in provided:
-        for path in (Path(one.plan), Path(one.plan).with_suffix(".json")):
-            name = path.relative_to(bundle.folder).as_posix()
-            plans[name] = File(name, sha256_of(path))
-    listed = tuple(plans[name] for name in sorted(plans))
-    if listed == bundle.manifest.plans:
-        return bundle
-    write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, plans=listed))
-    return Bundle.open(bundle.folder)
 
 
 def choose(bundle: Bundle, target: Target, wanted: Sequence[str]) -> list[Precision]:
@@ -287,24 +265,3 @@ def choose(bundle: Bundle, target: Target, wanted: Sequence[str]) -> list[Precis
                 f"{', '.join(there)}; add one with 'edge-export precision'"
             )
     return [name for name in there if not wanted or name in wanted]
-
-
-def _make_folder(bundle: Bundle, into_bundle: bool) -> Path:
-    if not into_bundle:
-        return make_cache_folder(bundle)
-    folder = bundle_folder(bundle)
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@contextmanager
-def _locked(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the folder's lock, which the kernel frees when this process ends, and clear what a kill left."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        remove_stale_parts(folder, older_than_s=0.0)
-        yield

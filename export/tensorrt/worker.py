@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from export.tensorrt.build import BuildError, OnPhase, Options, build_plan, unwritable
 from sdk.files import write_atomically
 from sdk.host.children import safe_spawn
 
-Kind = Literal["phase", "notice", "refused", "failed", "done", "gone"]
+Kind = Literal[
+    "phase", "notice", "refused", "failed", "done", "gone"
+]  #: "done" comes with the plan's hash and size
 REASON_CHARS = 300  # of an error that nobody foresaw
 
 _log = logging.getLogger("export")
@@ -39,11 +42,21 @@ class Job:
     timings: Path | None
 
 
-def build_apart(job: Job, where: str, on_phase: OnPhase) -> None:
+class Made(NamedTuple):
+    """The plan as the builder made it, whatever becomes of the file that it was written to."""
+
+    sha256: str
+    size_bytes: int
+
+
+def build_apart(job: Job, where: str, on_phase: OnPhase) -> Made:
     """Run one build in a new process and wait for it; the plan is then in ``job.part``.
 
     Args:
         where: the engine and the TensorRT that builds it, which head every error.
+
+    Returns:
+        Hash and size of the bytes that were built, not of those that are in the file by now.
 
     Raises:
         BuildError: TensorRT refuses, the plan can't be written, or the process is killed or crashes.
@@ -77,6 +90,8 @@ def build_apart(job: Job, where: str, on_phase: OnPhase) -> None:
         raise BuildError(f"{where}: {text}")
     if kind == "gone":
         raise BuildError(f"{where}: {_ending(process.exitcode, job.options.workspace_mib)}")
+    sha256, size_bytes = text.split()
+    return Made(sha256, int(size_bytes))
 
 
 def _work(job: Job, connection: Connection, parent: int) -> None:
@@ -98,10 +113,10 @@ def _work(job: Job, connection: Connection, parent: int) -> None:
             on_phase=lambda phase: send("phase", phase),
             on_notice=lambda notice: send("notice", notice),
         )
-        job.part.write_bytes(built.plan)
+        _write_plan(job.part, built.plan)
         if job.timings is not None and (reason := _not_kept(job.timings, built.timings or b"")):
             send("notice", reason)
-        send("done")
+        send("done", f"{hashlib.sha256(built.plan).hexdigest()} {len(built.plan)}")
     except BuildError as error:
         send("refused", str(error))
     except OSError as error:
@@ -111,6 +126,13 @@ def _work(job: Job, connection: Connection, parent: int) -> None:
     except Exception as error:  # whatever it is: it is the parent that tells the user, in one line
         reason = " ".join(str(error).split())[:REASON_CHARS]
         send("failed", f"{type(error).__name__}: {reason}")
+
+
+def _write_plan(part: Path, plan: bytes) -> None:
+    """Fill the file that the parent created; what was put in its place by a link is not followed."""
+    flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(part, "wb", opener=lambda name, _: os.open(name, flags)) as stream:
+        stream.write(plan)
 
 
 def _known(timings: Path) -> bytes:

@@ -182,7 +182,7 @@ def bundle_folder(bundle: Bundle) -> Path:
 
 def cache_folder(bundle: Bundle) -> Path:
     """Where a bundle's engines lie in the user's cache; bundles of one name share it."""
-    return cache_root() / FOLDER / _slug(bundle.manifest.name)
+    return cache_root() / FOLDER / slug(bundle.manifest.name)
 
 
 def make_cache_folder(bundle: Bundle) -> Path:
@@ -295,10 +295,10 @@ def _newest_first(engines: Iterator[BuiltEngine]) -> list[BuiltEngine]:
 
 
 def _stem(engine_id: str, precision: str) -> str:
-    return f"{_slug(engine_id)}.{precision}"
+    return f"{slug(engine_id)}.{precision}"
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """``text`` as a harmless file name: itself, or, where that has other characters, told apart by a hash."""
     if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}", text):
         return text

@@ -5,7 +5,7 @@ torch twin's weights, golden outputs for a self-test, and a model card.
 """
 
 from sdk.bundle.coverage import CoveredFile
-from sdk.bundle.files import Bundle, default_bundle, sha256_of, write_manifest
+from sdk.bundle.files import Bundle, default_bundle, sha256_of, write_file, write_manifest
 from sdk.bundle.manifest import (
     MANIFEST,
     SCHEMA,
@@ -34,5 +34,6 @@ __all__ = [
     "Twin",
     "default_bundle",
     "sha256_of",
+    "write_file",
     "write_manifest",
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sdk.bundle.manifest import Manifest
 from sdk.errors import BundleError, UsageError
-from sdk.files import write_atomically
+from sdk.files import lock_file, write_atomically
 
 MAX_DIGITS = 20
 
@@ -132,9 +132,6 @@ def _read(path: Path) -> int | None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock of ``path``, so that of two processes the higher version stays."""
-    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with lock_file(path.with_suffix(".lock")) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)

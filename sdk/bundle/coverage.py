@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from sdk.bundle.manifest import MANIFEST, SIGNATURE, File
+from sdk.bundle.regular import chunks_of
 
-CHUNK_BYTES = 1 << 20
+MAX_BYTES = 8 << 30  # of a built engine; what is larger counts as changed
 
 Coverage = Literal["manifest", "signature", "listed", "changed", "missing", "not covered"]
 
@@ -46,19 +47,36 @@ def coverage(root: Path, listed: Iterable[File]) -> list[CoveredFile]:
     files = []
     for name in sorted(expected.keys() | found.keys()):
         path = root / name
-        size = _size(path)
+        size = _size(path) if _is_inside(root, name) else None
         if name == MANIFEST:
             files.append(CoveredFile(name, size, "manifest"))
         elif name == SIGNATURE:
             files.append(CoveredFile(name, size, "signature"))
         elif name not in expected:
             files.append(CoveredFile(name, size, "not covered"))
-        elif size is None and not path.is_symlink() and not path.exists():
+        elif size is None and _is_inside(root, name) and not os.path.lexists(path):
             files.append(CoveredFile(name, None, "missing"))
         else:
             same = size is not None and _sha256(path) == expected[name]
             files.append(CoveredFile(name, size, "listed" if same else "changed"))
     return files
+
+
+def lies_inside(root: Path, name: str) -> bool:
+    """Whether ``name``, as a manifest gives it, is a path inside ``root`` once all links are followed.
+
+    Raises:
+        OSError, RuntimeError: links lead in a circle, or a folder can't be searched.
+        ValueError: no file can have that name.
+    """
+    return not os.path.isabs(name) and (root / name).resolve().is_relative_to(root.resolve())  # noqa: PTH117
+
+
+def _is_inside(root: Path, name: str) -> bool:
+    try:
+        return lies_inside(root, name)
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
@@ -73,7 +91,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
 def _size(path: Path) -> int | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
@@ -81,9 +99,8 @@ def _size(path: Path) -> int | None:
 def _sha256(path: Path) -> str | None:
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError:
+        for chunk in chunks_of(path, MAX_BYTES):
+            digest.update(chunk)
+    except (OSError, ValueError):
         return None
     return digest.hexdigest()

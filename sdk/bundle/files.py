@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from sdk.bundle._external_data import NotOnnx, has_external_data
 from sdk.bundle._requirements import Requirements
-from sdk.bundle.coverage import CoveredFile, coverage
+from sdk.bundle.coverage import CoveredFile, coverage, lies_inside
 from sdk.bundle.manifest import MANIFEST, SCHEMA, SIGNATURE, File, Manifest
+from sdk.bundle.regular import chunks_of, read_regular
 from sdk.errors import BundleError
-from sdk.files import replacing
+from sdk.files import replacing, write_atomically
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_LABELS_BYTES = 16 << 20
 MAX_FILE_BYTES = (2 << 30) - 1  # a protobuf message, hence an ONNX file, can't be larger
-CHUNK_BYTES = 1 << 20
 
 
 class Bundle:
@@ -145,10 +141,22 @@ def default_bundle() -> Path:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``bundle.json`` atomically, as indented JSON; a signature of the one before is removed first."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    with replacing(folder / MANIFEST) as stream:
+    with replacing(folder / MANIFEST, inside=folder) as stream:
         stream.write(text + b"\n")
         stream.flush()
         (folder / SIGNATURE).unlink(missing_ok=True)
+
+
+def write_file(folder: Path, name: str, content: bytes) -> File:
+    """Write a file of the bundle in ``folder`` atomically; its entry has the sha256 of these very bytes.
+
+    No link in the folder leads the write outside: a bundle's folder may be a stranger's.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    write_atomically(folder / name, content, inside=folder)
+    return File(name, hashlib.sha256(content).hexdigest())
 
 
 def sha256_of(path: Path) -> str:
@@ -163,8 +171,7 @@ def sha256_of(path: Path) -> str:
 def _read_manifest(root: Path) -> bytes:
     path = root / MANIFEST
     try:
-        with _regular(path, MAX_MANIFEST_BYTES) as stream:
-            return stream.read()
+        return read_regular(path, MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         what = f"no {MANIFEST} in it" if root.is_dir() else "no such folder"
         raise BundleError(
@@ -195,31 +202,26 @@ def _decode(raw: bytes, path: Path) -> Manifest:
 def _verify(root: Path, file: File) -> None:
     """Check a file's sha256 in constant memory; only what ``read`` returns later is used."""
     digest = hashlib.sha256()
-    with _opened(root, file, MAX_FILE_BYTES) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
+    for chunk in _chunks(root, file, MAX_FILE_BYTES):
+        digest.update(chunk)
     _check_digest(root, file, digest.hexdigest())
 
 
 def _read(root: Path, file: File, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    with _opened(root, file, max_bytes) as stream:
-        content = stream.read()
+    content = b"".join(_chunks(root, file, max_bytes))
     _check_digest(root, file, hashlib.sha256(content).hexdigest())
     return content
 
 
-@contextmanager
-def _opened(root: Path, file: File, max_bytes: int) -> Iterator[IO[bytes]]:
-    """A listed file, open for reading; every failure up to the end of the block becomes a BundleError."""
+def _chunks(root: Path, file: File, max_bytes: int) -> Iterator[bytes]:
+    """A listed file's bytes, piece by piece; every failure is a BundleError."""
     path = root / file.file
     try:
-        inside = not Path(file.file).is_absolute() and path.resolve().is_relative_to(root.resolve())
-        if not inside:
+        if not lies_inside(root, file.file):
             raise BundleError(
                 f"bundle {root}: path {file.file!r} leads outside the folder", hint="don't use this bundle"
             )
-        with _regular(path, max_bytes) as stream:
-            yield stream
+        yield from chunks_of(path, max_bytes)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise BundleError(
             f"bundle {root}: {file.file!r} is missing", hint="copy the bundle again, whole"
@@ -228,25 +230,6 @@ def _opened(root: Path, file: File, max_bytes: int) -> Iterator[IO[bytes]]:
         raise BundleError(
             f"bundle {root}: {file.file!r} can't be read: {error}", hint="copy the bundle again"
         ) from None
-
-
-@contextmanager
-def _regular(path: Path, max_bytes: int) -> Iterator[IO[bytes]]:
-    """A regular file of at most ``max_bytes``, open for reading; a pipe or device neither blocks nor passes.
-
-    Raises:
-        OSError: it can't be opened or is a folder.
-        ValueError: it is no regular file, or too large.
-    """
-    # O_NONBLOCK: opening a pipe would otherwise wait for a writer
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with FileIO(path, opener=lambda name, _: os.open(name, flags)) as raw:
-        found = os.fstat(raw.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is a device or a pipe, expected a file")
-        if found.st_size > max_bytes:
-            raise ValueError(f"expected at most {max_bytes:,} bytes, got {found.st_size:,}")
-        yield raw
 
 
 def _refuse_external_data(root: Path, file: File, content: bytes) -> None:

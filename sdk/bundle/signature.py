@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdk.bundle.manifest import MANIFEST, SIGNATURE
+from sdk.bundle.regular import read_regular
 from sdk.errors import BundleError, UsageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 SIGNATURE_BYTES = 64
+MAX_SIGNATURE_BYTES = 4096  # so many are read, to say how many there are
 
 KeyFile = str | os.PathLike[str]
 
@@ -99,14 +101,15 @@ def read_key(path: KeyFile) -> bytes:
 
 def _read_signature(folder: Path) -> bytes:
     try:
-        signature = (folder / SIGNATURE).read_bytes()
+        signature = read_regular(folder / SIGNATURE, MAX_SIGNATURE_BYTES)
     except FileNotFoundError:
         raise BundleError(
             f"bundle {folder}: unsigned, and a signature is required",
             hint="get the signed bundle, or sign it: edge-export sign",
         ) from None
-    except OSError as error:
-        raise BundleError(f"bundle {folder}: {SIGNATURE} can't be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a device, a pipe or an enormous file
+        reason = getattr(error, "strerror", None) or error
+        raise BundleError(f"bundle {folder}: {SIGNATURE} can't be read: {reason}") from None
     if len(signature) != SIGNATURE_BYTES:
         raise BundleError(
             f"bundle {folder}: {SIGNATURE}: expected the {SIGNATURE_BYTES} bytes of an Ed25519 signature, "

@@ -1,9 +1,5 @@
-"""Run as ``python -m sdk.cli``."""
+"""Run as ``python -m sdk.cli``; importing ``sdk`` has taken the working directory off the module path."""
 
-from sdk.host.children import forget_working_directory
-
-forget_working_directory()  # before anything else is imported
-
-from sdk.cli import main  # noqa: E402
+from sdk.cli import main
 
 main()

@@ -133,6 +133,9 @@ class Shell(click.Command):
     def _line(self, text: str, code: int) -> int:
         said_by_all = self._torchrun and code in (STOPPED, UsageError.exit_code)
         if not said_by_all or is_first_process():
+            from sdk.host.urls import without_secrets
+
+            text = without_secrets(text, keep_plain=code != UsageError.exit_code)
             with suppress(OSError):  # standard error is gone: the exit code has to do
                 if code == STOPPED and sys.stderr.isatty():
                     echo(err=True)  # ^C, and perhaps a line of progress, keep theirs

@@ -41,7 +41,9 @@ def read_config(context: click.Context, parameter: click.Parameter, path: Path |
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror}", hint="give a TOML file with options as keys") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UsageError(f"{where}: not TOML that is read here: nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise UsageError(f"{where}: not TOML: {error}") from None
     context.default_map = _checked(tree, context, where)
 

@@ -186,6 +186,10 @@ def _require_other_files(specs: Sequence[str | int], *outputs: str | None) -> No
     """No output may replace a source, nor the other output; an unset shell variable is none."""
     if "" in (*specs, *outputs):
         raise click.UsageError("--source, --save and --json need a path, got an empty one")
+    if any("\0" in path for path in (*specs, *outputs) if isinstance(path, str)):
+        raise click.UsageError("--source, --save and --json need a path, got one with a NUL in it")
+    if any("://" in path for path in outputs if path is not None):
+        raise click.UsageError("--save and --json need a file or folder here, got a URL")
     read = {
         os.path.realpath(path.removeprefix("@")) for path in specs if isinstance(path, str) and path != "-"
     }

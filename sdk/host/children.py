@@ -8,10 +8,12 @@ directory first: a stranger's ``cv2.py`` in a folder of pictures would run. Pyth
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_OURS = ("sdk", "export", "trainer")
 _CLEAR = "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "  # "" is the working directory
 _RUN_MODULE = (
     _CLEAR + "sys.argv[:] = sys.argv[1:]; import runpy; "
@@ -27,6 +29,16 @@ def python_code(code: str) -> list[str]:
 def python_module(module: str, *arguments: str) -> list[str]:
     """Command that runs ``module`` with ``arguments``, as ``python -m`` does."""
     return [sys.executable, "-c", _RUN_MODULE, module, *arguments]
+
+
+def is_run_as_module() -> bool:
+    """Whether Python is at starting one of our modules by ``python -m``, so that its package is imported."""
+    if sys.argv[:1] != ["-m"]:
+        return False
+    words = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    return any(
+        re.fullmatch("-[A-Za-z]*m", option) and module.partition(".")[0] in _OURS for option, module in words
+    )
 
 
 def forget_working_directory() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-VARIABLES = {"ORT_DISABLE_TELEMETRY": "1"}
+VARIABLES = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}
 
 
 def disable() -> None:

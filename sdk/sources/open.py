@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import cv2
 
 from sdk.errors import SourceError
+from sdk.host.urls import redact
 from sdk.sources import camera, pictures, stream
 from sdk.sources.content import Kind, kind_of, shown
 from sdk.sources.lists import specs_of
@@ -237,7 +238,7 @@ def open_stream(url: str, trust: Trust, patience_s: float = PATIENCE_S) -> Sourc
     """
     if stream.require_known_scheme(url) == "csi":
         return camera.open_csi(url)
-    name = stream.redact(url)
+    name = redact(url)
     options = stream.ffmpeg_options(url, trust)
     connect = _by_opencv(url, options) if pyav.av is None else _by_pyav(url, name, options, trust)
     capture = in_background(connect)
@@ -284,4 +285,4 @@ def _by_pyav(url: str, name: str, options: dict[str, str], trust: Trust) -> Any:
 
 def _shown(spec: Spec) -> str:
     text = str(spec) if isinstance(spec, int) else os.fspath(spec)
-    return stream.redact(text) if "://" in text else shown(text)
+    return redact(text) if "://" in text else shown(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import SourceError
+from sdk.host.urls import redact
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt")
 SECURE_SCHEMES = ("rtsps", "rtmps", "https")
@@ -41,17 +41,6 @@ class Trust:
     insecure: bool = False
 
 
-def redact(url: str) -> str:
-    """Scheme and host of a URL: all that may be shown, since any other part can hold a secret."""
-    scheme, _, rest = url.partition("://")
-    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
-    host = authority.rpartition("@")[2]
-    if "@" in rest[len(authority) :]:  # a password with a slash in it: where the host begins is a guess
-        return f"{scheme}://***"
-    named = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?", host)
-    return f"{scheme}://{named[1] if named else '***'}"
-
-
 def ffmpeg_options(url: str, trust: Trust) -> dict[str, str]:
     """FFmpeg's options for ``url``; what the user set for OpenCV in the environment holds here, too.
 
@@ -70,9 +59,12 @@ def ffmpeg_options(url: str, trust: Trust) -> dict[str, str]:
         options["protocol_whitelist"] = "https,tls,tcp,crypto,data" + (",http" if trust.insecure else "")
         if not trust.insecure:
             options["format_whitelist"] = _SELF_CONTAINED
+    fixed = {"tls_verify", "ca_file", "protocol_whitelist", "format_whitelist"}
+    if scheme == "rtsps":  # over UDP the pictures would come beside the encrypted connection
+        fixed.add("rtsp_transport")
     for pair in _USER_OPTIONS.split("|"):
         key, _, value = pair.partition(";")
-        if key and key not in ("tls_verify", "ca_file", "protocol_whitelist", "format_whitelist"):
+        if key and key not in fixed:
             options[key] = value
     return options
 

@@ -196,7 +196,9 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         raise UsageError(
             f"config {path}: {error.strerror}", hint="configs of this project lie in trainer/configs/"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UsageError(f"config {path}: not TOML that is read here: nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise UsageError(f"config {path}: not TOML: {error}") from None
     override(tree, overrides)
     return from_dict(tree, where=f"config {path}")

@@ -36,7 +36,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override}: expected section.key=value, for example optimizer.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string
     for section in sections:
         tree = tree.setdefault(section, {})

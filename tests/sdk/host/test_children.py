@@ -37,7 +37,9 @@ def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_traps_work(trapped: Path) -> None:
@@ -79,3 +81,21 @@ def test_python_m_forgets_it_once_it_runs(trapped: Path, monkeypatch: pytest.Mon
     assert sys.path == ["/elsewhere"]
     forget_working_directory()
     assert sys.path == ["/elsewhere"], "nothing of the user's own"
+
+
+@pytest.mark.parametrize("module", ["sdk.cli", "export.cli", "trainer.cli"])
+def test_python_m_imports_nothing_of_the_working_directory(trapped: Path, module: str) -> None:
+    """Not even while the package is imported that holds the module; what Python itself needs comes before."""
+    for name in ("runpy", "multiprocessing", "json", "pickle"):
+        (trapped / f"{name}.py").unlink()
+    assert "Usage: edge-" in run([sys.executable, "-m", module, "--help"])
+    assert not (trapped / "sprung").exists()
+
+
+def test_a_program_of_the_users_own_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").write_text("import sdk\n")
+    (tmp_path / "own" / "__main__.py").write_text("import beside; print(beside.WHAT)\n")
+    (tmp_path / "beside.py").write_text("WHAT = 'mine'\n")
+    monkeypatch.chdir(tmp_path)
+    assert run([sys.executable, "-m", "own"]) == "mine\n"

@@ -23,6 +23,14 @@ ENTRIES = {
     "exec('try: main()\\nexcept SystemExit: pass')",
     "the exporter": "import export.precision.ranges",
     "the trainer": "import trainer.robustness.defences.judges",
+    "training": "import trainer.loop.fit, trainer.loop.tensorboard, lightning_fabric, tensorboard",
+    "the attacks of others": "import pyautoattack",
+    "plots": "import os; os.environ['MPLCONFIGDIR'] = '/tmp'; import trainer.robustness.results.plots",
+    "the exporter's tools": "import onnxscript, onnxslim, export.torch_to_onnx",
+    "the page": "import aiohttp, prometheus_client, sdk.sinks.preview.server",
+    "engine builds": "import tensorrt_rtx, cuda.bindings.driver",
+    "videos": "import cv2, av, sdk.sources",
+    "signatures": "import cryptography, sdk.bundle.signature",
 }
 
 

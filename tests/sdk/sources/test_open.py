@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.errors import SourceError
+from sdk.host.urls import redact
 from sdk.loop import run
 from sdk.result import Result
 from sdk.sources import Frame, Source, SourceState, open_source
 from sdk.sources.live import Live
 from sdk.sources.source import frame_rate
-from sdk.sources.stream import redact
 from sdk.sources.video import pyav
 from tests.sdk.conftest import (
     CODECS,

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from sdk.bundle import Bundle, File, sha256_of, write_manifest
+from sdk.bundle import Bundle, File, write_file, write_manifest
 from sdk.bundle.manifest import Calibration
 from sdk.bundle.sections import with_section
 from sdk.bundle.signature import sign_again
 from sdk.errors import BundleError, UsageError
-from sdk.files import write_atomically
 from trainer.robustness.evaluation.budgets import BUDGETS
 from trainer.robustness.evaluation.report import Report
 from trainer.robustness.results.markdown import may_be_quoted, render
@@ -51,9 +50,7 @@ def into_bundle(report: Report, bundle: Bundle) -> None:
     with _writing(bundle) as changes:
         changes["measured"] = (*others, entry)
         if bundle.manifest.card is not None:
-            path = bundle.path(bundle.manifest.card)
-            write_atomically(path, with_report(path.read_text(encoding="utf-8"), report))
-            changes["card"] = File(bundle.manifest.card.file, sha256_of(path))
+            changes["card"] = _rewritten(bundle, bundle.manifest.card, lambda card: with_report(card, report))
 
 
 def check_publishable(budget: str, attacks: bool) -> None:
@@ -77,9 +74,7 @@ def record_into_bundle(record: Record, bundle: Bundle) -> None:
         BundleError: the folder can't be written.
     """
     with _writing(bundle) as changes:
-        path = bundle.folder / RECORD
-        write_atomically(path, to_bytes(record))
-        changes["robustness"] = File(RECORD, sha256_of(path))
+        changes["robustness"] = write_file(bundle.folder, RECORD, to_bytes(record))
 
 
 def calibrate_bundle(bundle: Bundle, temperature: float, says: str) -> None:
@@ -91,15 +86,25 @@ def calibrate_bundle(bundle: Bundle, temperature: float, says: str) -> None:
     with _writing(bundle) as changes:
         changes["calibration"] = Calibration(temperature)
         if bundle.manifest.card is not None:
-            path = bundle.path(bundle.manifest.card)
-            card = path.read_text(encoding="utf-8")
-            write_atomically(path, with_section(card, "calibration", f"{says}\n", after="## Measured"))
-            changes["card"] = File(bundle.manifest.card.file, sha256_of(path))
+            changes["card"] = _rewritten(
+                bundle,
+                bundle.manifest.card,
+                lambda card: with_section(card, "calibration", f"{says}\n", after="## Measured"),
+            )
 
 
 def with_report(card: str, report: Report) -> str:
     """The model card with the report in place of an earlier one, or of the words that there is none yet."""
     return with_section(card, "robustness", render(report), after="## Measured")
+
+
+def _rewritten(bundle: Bundle, card: File, edit: Callable[[str], str]) -> File:
+    """Edit the model card on disk: the text that was verified, and the hash of the text that was written."""
+    try:
+        text = bundle.read(card).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BundleError(f"bundle {bundle.folder}: {card.file}: expected UTF-8 text") from None
+    return write_file(bundle.folder, card.file, edit(text).encode())
 
 
 @contextmanager
