@@ -17,6 +17,7 @@ from sdk.errors import EdgePurifyError, UsageError
 from sdk.files import replacing
 from trainer import config as configs
 from trainer.models import Defence, build
+from trainer.models.onnx_classifier import find
 
 FORMAT = 1
 
@@ -116,7 +117,7 @@ def load_defence(path: Path, *, trust_code: bool = False, known_factory: str | N
                 f"checkpoint {path}: its classifier is {factory!r}, code that reading it would run",
                 hint="if you trust where the checkpoint comes from, give --trust-code",
             )
-        defence = build(config.model, seed=config.seed)
+        defence = build(config.model, seed=config.seed, classifier_file=classifier_file(state))
         defence.load_state_dict(state["averaged"])
     except UsageError as error:
         raise CheckpointError(error.what, hint=error.hint) from None
@@ -128,13 +129,29 @@ def load_defence(path: Path, *, trust_code: bool = False, known_factory: str | N
     return Loaded(defence, configs.to_dict(config), tuple(state["labels"]), dict(state["provenance"]))
 
 
+def with_classifier_file(state: dict[str, Any], defence: Defence) -> dict[str, Any]:
+    """``state`` with the ONNX file of a classifier that users brought, which the file system may lose."""
+    found = find(defence.classifier)
+    if found is None:
+        return state
+    return {**state, "classifier_file": torch.frombuffer(bytearray(found.graph.content), dtype=torch.uint8)}
+
+
+def classifier_file(state: dict[str, Any]) -> bytes | None:
+    """The ONNX file in a state; None where its classifier is of another kind."""
+    content: Tensor | None = state.get("classifier_file")
+    return None if content is None else content.numpy().tobytes()
+
+
 @torch.no_grad()
 def finish(defence: Defence) -> None:
     """Make averaged weights fit to ship: eval mode, FP16-representable values, derived constants updated.
 
-    The rounding lets the twin be stored in half the space and cast up exactly.
+    The rounding lets the twin be stored in half the space and cast up exactly. A classifier from an ONNX file
+    ships as that file, so its weights stay as they are.
     """
-    for tensor in (*defence.parameters(), *defence.buffers()):
+    parts = [defence] if find(defence.classifier) is None else [defence.purifier]
+    for tensor in (tensor for part in parts for tensor in (*part.parameters(), *part.buffers())):
         if tensor.is_floating_point():
             tensor.copy_(_representable(tensor))
     defence.after_update(50)

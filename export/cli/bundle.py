@@ -167,13 +167,11 @@ def _conventions(
 ) -> Conventions:
     from export.external_classifier.conventions import Conventions
 
-    return Conventions(
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
-        layout=layout,
-        color=color,
-        range=255 if white == "255" else 1,
-    )
+    numbers = _numbers("--mean", mean), _numbers("--std", std)
+    try:
+        return Conventions(*numbers, layout=layout, color=color, range=255 if white == "255" else 1)
+    except ValueError as error:
+        raise UsageError(f"--mean, --std: {str(error).partition(': ')[2]}") from None
 
 
 def _foreign(

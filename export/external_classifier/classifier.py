@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxslim
 from onnx import TensorProto, helper, numpy_helper
 
 from export.external_classifier import scores as score_kinds
-from export.external_classifier.conventions import Conventions
+from export.external_classifier.conventions import Conventions, front_nodes
 from export.external_classifier.conversion import prepare, run_all
 from export.external_classifier.reading import first_line, refusal
 from export.inputs.synthetic_images import synthetic_images
@@ -86,7 +87,7 @@ class ForeignClassifier:
         return {
             "file": self.path.name,
             "sha256": sha256_of(self.path),
-            **vars(self.conventions),
+            **msgspec.structs.asdict(self.conventions),
             "scores": self.scores,
             **({} if self._output is None else {"output": self._output}),
             **({"changes": self.notes} if self.notes else {}),
@@ -115,7 +116,7 @@ class ForeignClassifier:
                 )
         graph = self._simplified(self._in_our_opset()).graph
         nodes, weights = _renamed(graph, self._input)
-        front, front_weights = self.conventions.nodes()
+        front, front_weights = front_nodes(self.conventions)
         inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, self.height, self.width])]
         outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(self.labels)])]
         wrapped = helper.make_model(helper.make_graph([], name, inputs, outputs))

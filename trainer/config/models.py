@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from trainer.config.conventions import Conventions
 from trainer.config.section import Count, Positive, Section, Weight
 
 
@@ -48,13 +49,21 @@ class Classifier(Section, frozen=True):
 
     ``widths`` and ``blocks`` shape the edge network, the other kinds have theirs; ``factory`` is
     "package.module:callable", for the kind "module".
+
+    The kind "onnx" is a classifier from the ONNX file ``file``, of one member. It wants its image as
+    ``input`` says, RGB in [0, 1] by default, and ``model.mean`` and ``model.std`` are not used.
     """
 
-    kind: Literal["edge", "resnet18", "wrn-28-10", "module"] = "edge"
+    kind: Literal["edge", "resnet18", "wrn-28-10", "module", "onnx"] = "edge"
     count: Count = 2
     widths: tuple[int, ...] = (64, 128, 128)
     blocks: Count = 2
     factory: str | None = None
+    file: str | None = None
+    sha256: str | None = None  #: of the file; a checkpoint says it, and holds the file itself
+    input: Conventions = Conventions()
+    scores: Literal["logits", "probabilities"] | None = None  #: left out: probabilities sum to 1
+    output: str | None = None  #: the value that holds its scores, if that isn't its first output
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 1:
@@ -65,6 +74,23 @@ class Classifier(Section, frozen=True):
             raise ValueError(
                 f"factory: expected for the kind 'module' alone, got {self.factory!r} for {self.kind!r}"
             )
+        self._check_onnx()
+
+    def _check_onnx(self) -> None:
+        if self.kind == "onnx":
+            if self.count > 2:
+                raise ValueError(
+                    f"count: expected 1 for the kind 'onnx', which is one file; got {self.count}"
+                )
+            msgspec.structs.force_setattr(self, "count", 1)  # 2 is the default, of the other kinds
+            return
+        for key in ("file", "sha256", "scores", "output"):
+            if (value := getattr(self, key)) is not None:
+                raise ValueError(
+                    f"{key}: expected for the kind 'onnx' alone, got {value!r} for {self.kind!r}"
+                )
+        if self.input != Conventions():
+            raise ValueError(f"input: expected for the kind 'onnx' alone, got it for {self.kind!r}")
 
 
 class _Model(Section, frozen=True):

@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sdk.errors import UsageError
 from trainer import config as configs
 from trainer.config import Config
@@ -18,6 +20,14 @@ def digest_of(training: DataSet) -> str:
     digest = hashlib.sha256(training.targets.numpy().tobytes())
     digest.update(training[:64].pixels.numpy().tobytes())
     return digest.hexdigest()
+
+
+def with_digest(config: Config, digest: str | None) -> Config:
+    """``config`` with the sha256 of its classifier's ONNX file: another file is another run."""
+    if digest is None:
+        return config
+    classifier = msgspec.structs.replace(config.model.classifier, sha256=digest)
+    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, classifier=classifier))
 
 
 def check_same_run(

@@ -25,10 +25,11 @@ from trainer.loop.batches import Batch, batches, steps_per_epoch
 from trainer.loop.errors import TrainingError
 from trainer.loop.optimization import make_average, make_optimizer, make_schedule
 from trainer.loop.progress import Clock, Progress
-from trainer.loop.resume import check_same_run, check_same_soft_targets, digest_of
+from trainer.loop.resume import check_same_run, check_same_soft_targets, digest_of, with_digest
 from trainer.loop.validation import measure, pictures
 from trainer.loop.warm_start import begin
 from trainer.models import Defence, Draw, build
+from trainer.models.onnx_classifier import digest_of as digest_of_classifier
 from trainer.objectives.objective import LossAndTerms
 
 
@@ -49,8 +50,10 @@ class Run:
         *,
         soft_targets: OpenedTargets | None = None,
     ) -> None:
-        self.config, self.fabric, self.training, self.out = config, fabric, training, out
+        self.fabric, self.training, self.out = fabric, training, out
         self.soft_targets = soft_targets
+        self.defence = build(config.model, seed=config.seed)
+        self.config = config = with_digest(config, digest_of_classifier(self.defence.classifier))
         self.steps_per_epoch = steps_per_epoch(len(training), config)
         self.steps = config.optimizer.epochs * self.steps_per_epoch
         self.step = 0
@@ -58,7 +61,6 @@ class Run:
         self.rolled_back_to: int | None = None  # a step
         self.figures: dict[str, float] = {}
         self.ancestors: dict[str, Any] = {}
-        self.defence = build(config.model, seed=config.seed)
         self.layout = torch.channels_last if config.optimizer.channels_last else torch.contiguous_format
         self.defence.to(memory_format=self.layout)  # type: ignore[call-overload]  # it takes one
         self.averaged = make_average(self.defence, config.optimizer.ema).to(fabric.device)
@@ -76,8 +78,7 @@ class Run:
             seed=self.config.seed,
             known_factory=self.config.model.classifier.factory,
         )
-        if self.soft_targets is not None:
-            self.ancestors |= self.soft_targets.ancestor
+        self.ancestors |= {} if self.soft_targets is None else self.soft_targets.ancestor
 
     @property
     def average(self) -> Defence:
@@ -258,7 +259,7 @@ class Run:
             "figures": self.figures,
             "rolled_back_to": self.rolled_back_to,
         }
-        return {
+        state = {
             "config": config,
             "labels": list(self.training.labels),
             "data": self.data_digest,
@@ -278,6 +279,7 @@ class Run:
                 **({"soft_targets": self.soft_targets.provenance} if self.soft_targets is not None else {}),
             },
         }
+        return checkpoint.with_classifier_file(state, self.defence)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state.

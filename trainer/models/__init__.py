@@ -9,33 +9,40 @@ from trainer.models.classifier import DiverseClassifier, Parts, edge_network
 from trainer.models.defence import Defence, Draw
 from trainer.models.imported import foreign
 from trainer.models.maep import MaskedAutoencoder
+from trainer.models.onnx_classifier import OnnxClassifier, onnx_parts
 from trainer.models.purifier import NoPurifier, PurifierBank
 from trainer.models.ren import SparseEncodingPurifier
 from trainer.models.resnet import resnet18, wide_resnet
 
-__all__ = ["Defence", "Draw", "build"]
+__all__ = ["Defence", "Draw", "OnnxClassifier", "build", "build_purifier"]
 
 
-def build(model: Model, *, seed: int = 0) -> Defence:
+def build(model: Model, *, seed: int = 0, classifier_file: bytes | None = None) -> Defence:
     """An untrained defence; ``seed`` draws the sub-encoders' subsets and the initial weights.
 
+    Args:
+        classifier_file: the ONNX file of a classifier of the kind "onnx"; by default it is read from where
+            the config says.
+
     Raises:
-        UsageError: a classifier that is named by import path can't be had from there.
+        UsageError: a classifier that is named by import path or file can't be had from there.
     """
-    purifier = _purifier(model, seed)
+    purifier = build_purifier(model, seed)
+    is_onnx = model.classifier.kind == "onnx"  # which has its own normalization
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # torch's layers initialize from the global generator
         classifier = DiverseClassifier(
-            _classifier_parts(model),
+            _classifier_parts(model, classifier_file),
             n_classes=model.n_classes,
             n_classifiers=model.classifier.count,
-            mean=model.mean,
-            std=model.std,
+            mean=(0, 0, 0) if is_onnx else model.mean,
+            std=(1, 1, 1) if is_onnx else model.std,
         )
     return Defence(purifier, classifier)
 
 
-def _purifier(model: Model, seed: int) -> PurifierBank:
+def build_purifier(model: Model, seed: int = 0) -> PurifierBank:
+    """The purifier alone."""
     if isinstance(model, RenModel):
         return _ren(model, seed)
     return _maep(model, seed) if isinstance(model, MaepModel) else NoPurifier()
@@ -70,8 +77,10 @@ def _maep(model: MaepModel, seed: int) -> PurifierBank:
         )
 
 
-def _classifier_parts(model: Model) -> Parts:
+def _classifier_parts(model: Model, classifier_file: bytes | None) -> Parts:
     section = model.classifier
+    if section.kind == "onnx":
+        return onnx_parts(section, model.n_classes, model.image_size, classifier_file)
     if section.kind == "resnet18":
         return resnet18(model.n_classes)
     if section.kind == "wrn-28-10":

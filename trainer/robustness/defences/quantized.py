@@ -17,9 +17,9 @@ from sdk.choices import GraphKind
 from sdk.errors import BundleError
 from trainer.models import Defence
 from trainer.models.classifier import DiverseClassifier
+from trainer.models.onnx_graph import OnnxGraph
 from trainer.models.purifier import PurifierBank
 from trainer.models.twin import read_twin
-from trainer.robustness.defences.onnx_graph import OnnxGraph
 
 
 def read_quantized_twin(bundle: Bundle, kind: GraphKind = "gpu") -> Defence:
