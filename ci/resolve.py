@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 try:
@@ -22,20 +23,22 @@ except ImportError:  # Python 3.10
 
 from pip._vendor.packaging.requirements import Requirement
 
-PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
 GLIBC = ("2_17", "2_24", "2_26", "2_27", "2_28", "2_31", "2_34", "2_35")  # up to Ubuntu 22.04 and JetPack 6
 ONLY_ON = {  # where an extra is for one machine
     "jetson": ("aarch64", ("3.10", "3.12")),  # JetPack 6 and 7
     "rtx": ("x86_64", PYTHONS),
+    "make test": ("x86_64", PYTHONS),
 }
+PINNED = {"make demo": "runtime", "make test": "dev"}  # with the versions of constraints.txt
 SOURCE_ONLY = re.compile(r"tensorrt")
 
 
 def main(wanted: list[str]) -> int:
-    project = tomllib.loads(PROJECT.read_text())["project"]
-    extras = {"runtime": [], **project["optional-dependencies"]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {"runtime": [], **project["optional-dependencies"], **{name: [] for name in PINNED}}
     names = wanted or [name for name in extras if name != "dev"]
     if unknown := set(names) - set(extras):
         print(f"resolve: expected some of {', '.join(extras)}, got {', '.join(unknown)}", file=sys.stderr)
@@ -43,7 +46,8 @@ def main(wanted: list[str]) -> int:
     failed = 0
     for name in names:
         for python, machine in targets(name):
-            found, error = resolve(requirements(project, extras, name, python, machine), python, machine)
+            asked = requirements(project, extras, PINNED.get(name, name), python, machine)
+            found, error = resolve(asked, python, machine, pins(python, machine) if name in PINNED else [])
             failed += error is not None
             print(f"{name:<14} cp{python.replace('.', ''):<4} {machine:<8} {error or found}", flush=True)
     return 1 if failed else 0
@@ -61,16 +65,7 @@ def requirements(
     project: dict[str, Any], extras: dict[str, list[str]], name: str, python: str, machine: str
 ) -> list[Requirement]:
     """What the package with one extra asks for on a target."""
-    environment = {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
-        "platform_machine": machine,
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "os_name": "posix",
-        "implementation_name": "cpython",
-        "extra": "",
-    }
+    environment = environment_of(python, machine)
     found = []
     for text in (*project["dependencies"], *extras[name]):
         requirement = Requirement(text)
@@ -84,7 +79,35 @@ def requirements(
     return found
 
 
-def resolve(wanted: list[Requirement], python: str, machine: str) -> tuple[str, str | None]:
+def environment_of(python: str, machine: str) -> dict[str, str]:
+    """What the markers of a requirement are evaluated by, for a target."""
+    return {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "platform_machine": machine,
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "extra": "",
+    }
+
+
+def pins(python: str, machine: str) -> list[str]:
+    """The pins of constraints.txt for a target, without markers: pip evaluates them for its own Python."""
+    found = []
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate(environment_of(python, machine)):
+                pin.marker = None
+                found.append(str(pin))
+    return found
+
+
+def resolve(
+    wanted: list[Requirement], python: str, machine: str, pinned: list[str]
+) -> tuple[str, str | None]:
     """The versions that a target would get, or what is in the way."""
     source_only = [one for one in wanted if SOURCE_ONLY.match(one.name)]
     for one in source_only:
@@ -97,7 +120,11 @@ def resolve(wanted: list[Requirement], python: str, machine: str) -> tuple[str, 
         *(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"),
         *("--only-binary=:all:", f"--python-version={python}", "--target=/nonexistent", "--report=-"),
     ]
-    done = subprocess.run([*command, *platforms, *wheels], capture_output=True, text=True, check=False)
+    with NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.write("\n".join(pinned))
+        constraints.flush()
+        line = [*command, *platforms, f"--constraint={constraints.name}", *wheels]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         return "", " ".join(errors)[-300:] or done.stderr[-300:]
