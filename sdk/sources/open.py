@@ -27,7 +27,7 @@ from sdk.sources.source import Frame, Source, in_background
 from sdk.sources.state import Observer, SourceState
 from sdk.sources.stream import Trust
 from sdk.sources.video import pyav
-from sdk.sources.video.capture import StreamCapture, Unopened
+from sdk.sources.video.capture import Connect, StreamCapture
 from sdk.sources.video.file import Video, open_video
 from sdk.sources.video.opencv import OpenCvVideo
 
@@ -142,17 +142,15 @@ class _How:
 def _opened(spec: Spec, how: _How) -> Iterator[Source]:
     try:
         specs = specs_of(spec)
-        is_picture = [
-            specs != [spec] and not isinstance(one, int) and pictures.is_picture(one) for one in specs
-        ]
+        listed: dict[int, Path] = {}  # a list's pictures are one source, at the first one's place
+        if specs != [spec]:
+            paths = [Path(str(one)) for one in specs]
+            listed = {i: path for i, path in enumerate(paths) if pictures.is_picture(path)}
         for number, one in enumerate(specs):
-            if not is_picture[number]:
+            if number not in listed:
                 yield _open(one, how)
-            elif number == is_picture.index(
-                True
-            ):  # a list's pictures are one source, at the first one's place
-                paths = [Path(path) for path, is_one in zip(specs, is_picture, strict=True) if is_one]
-                yield pictures.Pictures(_shown(spec), paths, how.on_unreadable)
+            elif number == min(listed):
+                yield pictures.Pictures(_shown(spec), list(listed.values()), how.on_unreadable)
     except OSError as error:
         raise SourceError(f"{_shown(spec)}: can't be read: {error.strerror}") from None
 
@@ -240,7 +238,7 @@ def open_stream(url: str, trust: Trust, patience_s: float = PATIENCE_S) -> Sourc
         return camera.open_csi(url)
     name = redact(url)
     options = stream.ffmpeg_options(url, trust)
-    connect = _by_opencv(url, options) if pyav.av is None else _by_pyav(url, name, options, trust)
+    connect = _by_opencv(url, options) if pyav.av is None else Connect(url, name, options, trust)
     capture = in_background(connect)
     if not capture.isOpened():
         distrusted = stream.verification_failed(url, trust)
@@ -253,7 +251,7 @@ def open_stream(url: str, trust: Trust, patience_s: float = PATIENCE_S) -> Sourc
         )
     is_file = url.lower().startswith("http")
     if isinstance(capture, StreamCapture):
-        if is_file and capture.decoder.duration_s is not None:
+        if is_file and capture.decoder.is_finite:
             return Video(name, capture.decoder, None, remote=True, opened=None)
     elif is_file and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
         is_estimate = url.partition("?")[0].lower().endswith((".mkv", ".webm"))
@@ -269,16 +267,6 @@ def _by_opencv(url: str, options: dict[str, str]) -> Any:
             cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(stream.READ_TIMEOUT_S * 1e3),
         ]  # fmt: skip
         return cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
-
-    return connect
-
-
-def _by_pyav(url: str, name: str, options: dict[str, str], trust: Trust) -> Any:
-    def connect() -> Any:
-        try:
-            return StreamCapture(pyav.Decoder(url, name, options, trust=trust), name)
-        except pyav.ERRORS:
-            return Unopened()
 
     return connect
 

@@ -43,7 +43,7 @@ class Video(RecordedVideo):
 
     def _is_cut_short(self, n_read: int) -> bool:
         if self._remote:
-            return self._decoder.error is not None or n_read == 0 or self._decoder.ended_early()
+            return n_read == 0 or self._decoder.ended_early()
         if self._path is None:
             return False
         by_index = self._decoder.is_cut_short(self._path.stat().st_size)

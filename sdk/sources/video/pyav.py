@@ -35,8 +35,10 @@ def _import() -> Any:
 
 av = _import()
 ERRORS: tuple[type[Exception], ...] = (OSError, ValueError)  # PyAV's mix in several of Python's
+UNKNOWN_DATA: tuple[type[Exception], ...] = ()  # among them: something came, and FFmpeg doesn't know it
 if av is not None:
     ERRORS = (*ERRORS, av.error.FFmpegError)
+    UNKNOWN_DATA = (av.error.InvalidDataError, av.error.OSError)
 log = logging.getLogger("sdk.sources")
 
 _HDR_TRANSFERS = (16, 18)  # PQ and HLG, by ITU-T H.273
@@ -56,6 +58,7 @@ class Decoder:
         shown_name: what messages call it.
         options: FFmpeg's, by name.
         trust: whose certificates are believed, of https; for what ``options`` don't reach.
+        container_format: FFmpeg's name of it; None lets FFmpeg find out.
 
     Attributes:
         n_lost: frames that are missing or damaged between those that were given.
@@ -73,6 +76,7 @@ class Decoder:
         options: dict[str, str] | None = None,
         *,
         trust: Trust | None = None,
+        container_format: str | None = None,
     ) -> None:
         self.n_lost = self.n_packets = 0
         self.error: str | None = None  # why reading ended early, if it did
@@ -82,7 +86,11 @@ class Decoder:
         is_url = "://" in native_name
         # a file by its protocol: 12:30.avi is no URL, and %d in a name no pattern
         url = native_name if is_url else f"file:{native_name}"
-        how: dict[str, Any] = {"options": dict(options or {}), "metadata_errors": "ignore"}
+        how: dict[str, Any] = {
+            "options": dict(options or {}),
+            "metadata_errors": "ignore",
+            "format": container_format,
+        }
         if url.lower().endswith(MJPEG_SUFFIXES) and not is_url:
             how["format"] = "mjpeg"  # JPEGs one after the other; else FFmpeg takes the first alone
         if is_url:
@@ -100,6 +108,16 @@ class Decoder:
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._last_position = -1
         self._last_time_s = 0.0
+
+    @property
+    def container_name(self) -> str:
+        """FFmpeg's name of the container, or several with commas."""
+        return str(self.container.format.name)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether a URL leads to a file; cameras announce a size of MJPEG that never comes."""
+        return self.duration_s is not None or (self.container.size > 0 and "jpeg" not in self.container_name)
 
     @property
     def fps(self) -> float | None:
@@ -174,12 +192,11 @@ class Decoder:
         if len(entries) >= self.stream.frames > 0:
             return self.n_packets < len(entries) and self._last_position < entries[len(entries) - 1].pos
         size, duration_s = self.container.size, self.duration_s
-        return (
-            size > 0
-            and duration_s is not None
-            and self._last_position < 0.98 * size
-            and self._last_time_s < 0.95 * duration_s - 1
-        )
+        is_late = duration_s is None or self._last_time_s > 0.95 * duration_s - 1
+        if size > 0:
+            return self.error is not None or (self._last_position < 0.98 * size and not is_late)
+        # a server that doesn't say how much is to come: its end looks like a lost connection
+        return self.error is not None and not is_late
 
     def close(self) -> None:
         """End reading; a read that blocks in another thread closes the container when it returns."""
