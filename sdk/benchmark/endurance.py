@@ -75,7 +75,7 @@ def resident_bytes(
     purifier, frame = Purifier(bundle, backend), natural_frame(*frame_size)
     for _ in range(frames):
         purifier(frame)
-    yield _resident_now()
+    yield resident_bytes_now()
 
 
 def endure(
@@ -89,7 +89,7 @@ def endure(
     source = Synthetic(*frame_size, frames // TENTHS)
     for tenth in tenths:
         run(purifier, source, on_result=partial(tenth.add, bare))
-        tenth.resident_bytes = _resident_now()
+        tenth.resident_bytes = resident_bytes_now()
         yield tenth.resident_bytes
     first, *rest = tenths
     yield Soak(
@@ -131,6 +131,7 @@ def _require_statm() -> None:
         raise NotMeasured(f"resident memory is read from {_STATM}, which this system lacks")
 
 
-def _resident_now() -> int:
+def resident_bytes_now() -> int:
+    """This process's resident memory."""
     pages = int(_STATM.read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
