@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from sdk.benchmark import endurance
+from sdk.benchmark import endurance, unattended
 from sdk.benchmark import frames as one_frame
 from sdk.benchmark.bounds import OVERHEAD_BOUND, checks, gate
 from sdk.benchmark.children import NotMeasured
@@ -43,6 +43,7 @@ __all__ = [
     "steps",
 ]
 
+MAX_HOURS = 24.0 * 365
 SECTIONS: dict[str, Callable[[Subject], Any]] = {
     "stages": one_frame.stages,
     "preprocess": one_frame.preprocess,
@@ -64,6 +65,7 @@ def run(
     precision: str = "auto",
     frame_size: tuple[int, int] = (1280, 720),
     soak: int | None = None,
+    soak_hours: float | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Report:
     """Measure a bundle in ONNX Runtime on this machine.
@@ -76,13 +78,16 @@ def run(
         precision: as of ``Purifier.load``.
         frame_size: (width, height) in pixels.
         soak: this many frames through the loop as well; None leaves that out.
+        soak_hours: so many hours of an unattended run, and nothing else unless ``only`` names it.
         on_step: called with its name as each of ``steps`` begins.
 
     Raises:
         UsageError: an argument is impossible.
         BundleError, BackendError: as ``Purifier.load``.
     """
-    sections = _sections(only)
+    sections = _sections(only, soak_hours)
+    if soak_hours is not None and not 0 < soak_hours <= MAX_HOURS:
+        raise UsageError(f"--soak-hours: expected more than 0 and at most {MAX_HOURS:.0f}, got {soak_hours}")
     if frames < 1:
         raise UsageError(f"frames: expected >= 1, got {frames}")
     if soak is not None and soak < endurance.MIN_FRAMES:
@@ -97,6 +102,11 @@ def run(
         measures = {name: SECTIONS[name] for name in sections}
         if soak is not None:
             measures["soak"] = lambda subject: endurance.soak(subject, soak, on_tenth=lambda: say("soak"))
+        if soak_hours is not None:
+            hours = soak_hours
+            measures["unattended"] = lambda subject: unattended.soak_hours(
+                subject, hours, on_interval=lambda: say("unattended")
+            )
         for name, measure in measures.items():
             say(name)
             try:
@@ -107,16 +117,18 @@ def run(
     return msgspec.structs.replace(report, checks=tuple(checks(report)))
 
 
-def steps(only: Sequence[str], soak: int | None) -> int:
+def steps(only: Sequence[str], soak: int | None, soak_hours: float | None = None) -> int:
     """How often ``run`` calls ``on_step``."""
-    return len(_sections(only)) + (1 + endurance.TENTHS if soak is not None else 0)
+    n_steps = len(_sections(only, soak_hours))
+    n_steps += 0 if soak is None else 1 + endurance.TENTHS
+    return n_steps + (0 if soak_hours is None else 1 + unattended.INTERVALS)
 
 
-def _sections(only: Sequence[str]) -> list[str]:
+def _sections(only: Sequence[str], soak_hours: float | None = None) -> list[str]:
     for name in only:
         if name not in SECTIONS:
             raise UsageError(f"--only {name}: expected one of {', '.join(SECTIONS)}")
-    return [name for name in SECTIONS if not only or name in only]
+    return [name for name in SECTIONS if name in only or not (only or soak_hours)]
 
 
 def _facts(subject: Subject) -> dict[str, Any]:

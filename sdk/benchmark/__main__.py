@@ -1,4 +1,4 @@
-"""Child processes of the benchmark: ``python -m sdk.benchmark resident|soak …``.
+"""Child processes of the benchmark: ``python -m sdk.benchmark resident|soak|unattended …``.
 
 Prints JSON on standard output, and an error of the SDK's as one line on standard error.
 """
@@ -6,12 +6,13 @@ Prints JSON on standard output, and an error of the SDK's as one line on standar
 from __future__ import annotations
 
 import sys
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import msgspec
 
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
-from sdk.benchmark import endurance
+from sdk.benchmark import endurance, unattended
 from sdk.benchmark.subject import with_bank_of
 from sdk.bundle import Bundle, Precision
 from sdk.errors import EdgePurifyError
@@ -21,7 +22,12 @@ def main(what: str, folder: str, precision: str, *numbers: str) -> None:
     width, height, purifiers, frames = map(int, numbers)
     bundle = with_bank_of(Bundle.open(folder), purifiers)
     backend = OnnxRuntimeBackend(bundle, cast(Precision, precision))
-    measure = {"resident": endurance.resident_bytes, "soak": endurance.endure}[what]
+    measures: dict[str, Callable[..., Iterator[Any]]] = {
+        "resident": endurance.resident_bytes,
+        "soak": endurance.endure,
+        "unattended": unattended.endure_unattended,
+    }
+    measure = measures[what]
     for found in measure(bundle, backend, (width, height), frames):
         print(msgspec.json.encode(found).decode(), flush=True)
 

@@ -19,6 +19,8 @@ BYTES_PER_FILE_BYTE, BYTES_PER_SESSION = 2, 4 * 2**20  # that a purifier more ma
 LOOP_BOUND = 0.9  # of the frames a second that the stages allow
 START_BOUND_S = 1.5
 GROWTH_BOUND = 5 * 2**20  # bytes, through a soak
+UNATTENDED_GROWTH_BOUND = 8 * 2**20  # bytes: encoders and viewers come and go, and leave holes
+LEAK_BOUND = 2  # open files, threads
 DRIFT_BOUND = 1.05  # of p50 through a soak, beyond that of the bare engines
 _HINT = "measure again on a machine with nothing else to do"
 
@@ -52,6 +54,12 @@ def checks(report: Report) -> Iterator[Check]:
     if (soak := report.soak) is not None:
         yield at_most("soak: memory growth", soak.growth_bytes / 2**20, GROWTH_BOUND / 2**20, "MiB")
         yield at_most("soak: drift of p50", soak.drift, DRIFT_BOUND)
+    if (long := report.unattended) is not None:
+        growth = long.growth("resident_bytes") / 2**20
+        yield at_most("unattended: memory growth", growth, UNATTENDED_GROWTH_BOUND / 2**20, "MiB")
+        yield at_most("unattended: open files more", long.growth("open_files"), LEAK_BOUND)
+        yield at_most("unattended: threads more", long.growth("threads"), LEAK_BOUND)
+        yield at_most("unattended: unlabelled beyond failures", long.skipped - long.failures, 0)
 
 
 def gate(report: Report) -> None:

@@ -144,6 +144,55 @@ class Soak(msgspec.Struct, frozen=True):
         return math.exp(slope * (len(ratios) - 1))
 
 
+class Interval(msgspec.Struct, frozen=True):
+    """A part of a long unattended run.
+
+    Attributes:
+        ended_s: its end, in seconds since the run's beginning.
+        frames: how many went through the purifier, of which ``skipped`` got no label: an engine failed.
+        missed: the camera's frames that came while an earlier one was being worked on.
+        losses: how often the camera was lost.
+        resident_bytes, open_files, threads: of the process, the least of its samples: what stays.
+        latency: of a frame in the purifier.
+    """
+
+    ended_s: float
+    frames: int
+    skipped: int
+    missed: int
+    losses: int
+    resident_bytes: int
+    open_files: int
+    threads: int
+    latency: Quantiles
+
+
+class Unattended(msgspec.Struct, frozen=True):
+    """A long unattended run; its first quarter is the warm-up.
+
+    Attributes:
+        hours: how long.
+        intervals: equal parts of it.
+        failures: how often an engine failed, on purpose.
+        visits: requests that the page's viewers made.
+    """
+
+    hours: float
+    intervals: tuple[Interval, ...]
+    failures: int
+    visits: int
+
+    @property
+    def skipped(self) -> int:
+        return sum(interval.skipped for interval in self.intervals)
+
+    def growth(self, what: str) -> int:
+        """How far an Interval's figure rose above the most of the warm-up."""
+        values = [getattr(interval, what) for interval in self.intervals]
+        n_warm = max(1, len(values) // 4)
+        return int(max(values[n_warm:]) - max(values[:n_warm]))
+
+
 class Check(msgspec.Struct, frozen=True):
     """One figure held to a bound; ``at_least`` tells a lower bound from an upper one."""
 
@@ -183,6 +232,7 @@ class Report(msgspec.Struct, frozen=True):
     loop: tuple[Throughput, ...] = ()
     start: Start | None = None
     soak: Soak | None = None
+    unattended: Unattended | None = None
     not_measured: dict[str, str] = {}
     checks: tuple[Check, ...] = ()
 

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sdk.benchmark.report import Quantiles, Report, Stages
+from sdk.benchmark.report import Quantiles, Report, Stages, Unattended
 from sdk.host.terminal import escape, printable
 
 
@@ -20,6 +20,8 @@ def render(report: Report) -> Group:
         parts.append(_stages(report.stages))
     if rows := list(_figures(report)):
         parts.append(_grid(rows))
+    if report.unattended is not None:
+        parts.append(_unattended(report.unattended))
     if report.checks:
         parts.append(_checks(report))
     return Group(*parts)
@@ -88,6 +90,25 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
         )
     for name, reason in report.not_measured.items():
         yield name, f"not measured: {reason}"
+
+
+def _unattended(found: Unattended) -> Table:
+    """A row for each interval."""
+    title = (
+        f"unattended, {found.hours:g} h: {found.failures} engine failures, {found.visits} visits to the page"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("end, min", "frames", "losses", "MiB", "files", "threads", "p50", "p90", "p99 ms"):
+        table.add_column(column, justify="right")
+    for one in found.intervals:
+        table.add_row(
+            f"{one.ended_s / 60:.1f}",
+            *map(str, (one.frames, one.losses)),
+            f"{one.resident_bytes / 2**20:.1f}",
+            *map(str, (one.open_files, one.threads)),
+            *_quantiles(one.latency),
+        )
+    return table
 
 
 def _grid(rows: list[tuple[str, str]]) -> Table:

@@ -173,6 +173,10 @@ def inspect(bundle: str, require_signature: str | None, as_json: bool) -> None:
 @click.option("--size", metavar="WxH", default="1280x720", show_default=True, help="Size of the frames.")
 @click.option("--soak", metavar="N", type=click.IntRange(min=1), help="Also run N frames: memory, drift.")
 @click.option(
+    "--soak-hours", metavar="H", type=float,
+    help="Run H hours unattended instead: a camera lost and back, failing engines, viewers, rolling files.",
+)  # fmt: skip
+@click.option(
     "--only", metavar="SECTION", multiple=True,
     help="stages, preprocess, votes, banks, precisions, memory, loop or start; may be repeated. "
     "[default: all]",
@@ -189,6 +193,7 @@ def benchmark(
     size: str,
     only: tuple[str, ...],
     soak: int | None,
+    soak_hours: float | None,
     as_json: bool,
     gate: bool,
 ) -> None:
@@ -204,7 +209,7 @@ def benchmark(
 
     opened = Bundle.open(bundle or default_bundle(), public_key=require_signature)
     frame_size = bench.parse_size(size)
-    with Progress("benchmark", bench.steps(only, soak)) as progress:
+    with Progress("benchmark", bench.steps(only, soak, soak_hours)) as progress:
         report = bench.run(
             opened,
             only=only,
@@ -213,6 +218,7 @@ def benchmark(
             precision=precision,
             frame_size=frame_size,
             soak=soak,
+            soak_hours=soak_hours,
             on_step=progress.advance,
         )
     if as_json:

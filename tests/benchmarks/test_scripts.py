@@ -87,3 +87,21 @@ def test_a_bundle_of_another_size_must_be_a_ren() -> None:
     bundle.manifest = msgspec.structs.replace(bundle.manifest, family="maep")
     with pytest.raises(UsageError, match="expected a ren, got a maep"):
         of_size(bundle, 48)
+
+
+def test_the_plot_of_a_soak(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    import soak_plot
+    from click.testing import CliRunner
+
+    from sdk.benchmark import as_json
+    from tests.sdk.benchmark.test_unattended import long_run, report_of
+
+    (tmp_path / "soak.json").write_text(as_json(report_of(long_run())))
+    done = CliRunner().invoke(soak_plot.main, [str(tmp_path / "soak.json"), str(tmp_path / "soak.png")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "other.json").write_text("{}")
+    done = CliRunner().invoke(soak_plot.main, [str(tmp_path / "other.json"), str(tmp_path / "x.png")])
+    assert done.exit_code == 1
+    assert "no report of a benchmark" in done.output
