@@ -22,7 +22,7 @@ from trainer.loop.fit import fit
 from trainer.loop.progress import Progress
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.defences.targets import open_target
-from trainer.robustness.evaluation import ladder
+from trainer.robustness.evaluation import ladder, steps
 from trainer.robustness.evaluation.budgets import Budget
 from trainer.robustness.evaluation.evaluate import check_fit
 from trainer.robustness.evaluation.rungs import Rungs
@@ -160,7 +160,7 @@ def _train(task: Task, tell: Tell, heartbeat: Callable[[], None]) -> Path:
     return fit(config, training, validation, task.folder, resume=has_begun, report=report)
 
 
-def _evaluate(task: Task, best: Path, heartbeat: Callable[[], None]) -> dict[str, ladder.Outcome]:
+def _evaluate(task: Task, best: Path, heartbeat: Callable[[], None]) -> dict[str, steps.Outcome]:
     """The rungs, climbed, by name."""
     with open_target(best, trust_code=True) as target:
         images = first_test_images(task.variant, task.data, task.images)
@@ -174,8 +174,8 @@ def _evaluate(task: Task, best: Path, heartbeat: Callable[[], None]) -> dict[str
         climber = ladder.Climber(
             images, target.judge, draws, seed=SEED, store=store, on_progress=lambda *_: heartbeat()
         )
-        steps, _ = Rungs(target, budget, BALL, len(images)).steps()
-        return climber.ladder(steps)
+        rungs, _ = Rungs(target, budget, BALL, len(images)).steps()
+        return climber.ladder(rungs)
 
 
 def first_test_images(variant: Variant, data: Path, count: int) -> Images:

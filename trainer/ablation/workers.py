@@ -8,52 +8,58 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 
 from sdk.errors import EdgePurifyError
 from sdk.host.children import safe_spawn
 from trainer.ablation.report import figures
 from trainer.ablation.single import Task, Tell, carry_out
+from trainer.team import ALONE, Team, forget_team
 
 
 class AblationError(EdgePurifyError):
     """A run of the ablation ended before it was done."""
 
 
-def carry_out_all(tasks: Sequence[Task], *, jobs: int, tell: Tell) -> None:
-    """Carry out the unfinished ``tasks``, ``jobs`` at a time; a failing one ends all.
+def carry_out_all(tasks: Sequence[Task], *, jobs: int, tell: Tell, team: Team = ALONE) -> None:
+    """Carry out the unfinished ``tasks``, ``jobs`` at a time in each process of ``team``.
+
+    A failing one ends all.
 
     Raises:
         EdgePurifyError: what a run raised.
         AblationError: a run's process was killed, or crashed.
     """
-    todo = [task for task in tasks if task.finished() is None]
-    if len(todo) < len(tasks):
-        tell(f"{len(tasks) - len(todo)} of {len(tasks)} runs are finished already")
-    crew = _Crew(todo, tell)
+    unfinished = team.from_first(
+        lambda: [place for place, task in enumerate(tasks) if task.finished() is None]
+    )
+    if team.rank == 0 and len(unfinished) < len(tasks):
+        tell(f"{len(tasks) - len(unfinished)} of {len(tasks)} runs are finished already")
+    ours = (tasks[unfinished[place]] for place in team.claims(len(unfinished)))
+    crew = _Crew(ours, len(unfinished), team.size, tell)
     try:
         while crew.is_busy(jobs):
             crew.listen()
     finally:
         crew.dismiss()
+    team.gather(None)
 
 
 class _Crew:
     """The processes at work."""
 
-    def __init__(self, tasks: Sequence[Task], tell: Tell) -> None:
+    def __init__(self, tasks: Iterator[Task], total: int, n_crews: int, tell: Tell) -> None:
         self.tell = tell
-        self.waiting = deque(tasks)
+        self.waiting = tasks
         self.at_work: dict[Connection, tuple[Task, multiprocessing.process.BaseProcess]] = {}
         self.context = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
-        self.total, self.start = len(tasks), time.perf_counter()
+        self.total, self.n_crews, self.n_done = total, n_crews, 0
+        self.start = time.perf_counter()
 
     def is_busy(self, jobs: int) -> bool:
         """Start what there is room for; False when all is done."""
-        while self.waiting and len(self.at_work) < jobs:
-            task = self.waiting.popleft()
+        while len(self.at_work) < jobs and (task := next(self.waiting, None)) is not None:
             ours, theirs = self.context.Pipe(duplex=False)
             process = self.context.Process(target=_work, args=(task, theirs), daemon=True)
             with safe_spawn():
@@ -92,18 +98,20 @@ class _Crew:
                 f"{task.variant.name}: its process ended with exit code {exit_code}; "
                 "the same command goes on from where it stopped"
             )
-        n_done = self.total - len(self.waiting) - len(self.at_work)
+        self.n_done += 1
         minutes = (time.perf_counter() - self.start) / 60
-        left = minutes / n_done * (self.total - n_done)
+        left = max(0.0, minutes / self.n_done * (self.total / self.n_crews - self.n_done))
+        here = " by this process" if self.n_crews > 1 else ""
         self.tell(
             f"{task.variant.name}: finished, {figures(outcome)}; "
-            f"{n_done} of {self.total} runs in {minutes:.1f} minutes, about {left:.0f} left"
+            f"{self.n_done} of {self.total} runs{here} in {minutes:.1f} minutes, about {left:.0f} left"
         )
 
 
 def _work(task: Task, connection: Connection) -> None:
     """What a process does; the last thing it sends may be an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
+    forget_team()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

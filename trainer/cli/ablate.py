@@ -41,20 +41,25 @@ def ablate(
 ) -> None:
     """Train CONFIG, a REN, as it is and without each of its mechanisms, and compare what attacks leave.
 
-    A run that is finished is not repeated; one that was killed goes on where it stopped.
+    A run that is finished is not repeated; one that was killed goes on where it stopped. Processes that
+    torchrun starts share the runs, on one machine or, where --out is on a common file system, several.
     """
     from trainer.ablation.arms import plan
 
     variants = plan(config, seeds=seeds)  # before the heavy imports: a mistake in it is told at once
     from trainer.ablation.single import Task, first_test_images
     from trainer.ablation.workers import carry_out_all
+    from trainer.team import open_team
 
     report = report or out / "ablation.md"
     first_test_images(variants[0], data, images)  # a mistake in these is told before hours of training
     tasks = [Task(variant, out / variant.name, data, images, threads) for variant in variants]
     _make_folder(out, f"--out {out}")
     _make_folder(report.parent, f"--report {report}")
-    carry_out_all(tasks, jobs=jobs, tell=lambda line: echo(line, err=True))
+    with open_team() as team:
+        carry_out_all(tasks, jobs=jobs, tell=lambda line: echo(line, err=True), team=team)
+    if team.rank:
+        return
     shown = config.name if config.is_absolute() else config  # a report is no place for a machine's paths
     command = f"edge-train ablate {shown} --data DATA --out RUNS --seeds {seeds} --images {images}"
     _write_report(report, variants, [task.finished() for task in tasks], command)

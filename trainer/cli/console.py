@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sdk.cli.app import is_first_process
 from sdk.host.terminal import echo, escape
 
 if TYPE_CHECKING:
@@ -22,7 +23,13 @@ LINE_EVERY_S = 30.0  # off a terminal, where every line stays
 
 @contextmanager
 def bars() -> Iterator[OnProgress]:
-    """A bar for each thing that is being done; off a terminal, a line every half minute."""
+    """A bar for each thing that is being done; off a terminal, a line every half minute.
+
+    Of several processes the first one shows them.
+    """
+    if not is_first_process():
+        yield lambda what, done, total: None
+        return
     if not sys.stderr.isatty():
         yield _Lines()
         return

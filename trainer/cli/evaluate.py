@@ -79,6 +79,9 @@ def evaluate(
 
     A bundle is attacked through its twin and judged on its engines. The figure to quote, the per-image
     worst, comes first, and a warning before it where an attack may have been too weak.
+
+    Processes that torchrun starts share the images, on one machine or, where --work is on a common file
+    system, several; the report is the one of a single process.
     """
     if data is None:
         raise UsageError("--data: missing", hint="name the folder with the data set")
@@ -86,6 +89,7 @@ def evaluate(
 
     from trainer.cli.evaluation import Outputs, Request, check_gate, hold_gate, run
     from trainer.robustness.results.markdown import render
+    from trainer.team import refuse_torchrun
 
     if threads:
         torch.set_num_threads(threads)
@@ -109,6 +113,7 @@ def evaluate(
     with bars() as on_progress:
         if gate is not None:
             check_gate(given())
+            refuse_torchrun("--gate")
             text = "\n".join(map(str, hold_gate(request, gate, on_progress, json=json_path)))
         else:
             outputs = Outputs(json_path, report, record, into_bundle)

@@ -20,11 +20,12 @@ from trainer.robustness.defences.judges import EngineJudge, Judge
 from trainer.robustness.defences.targets import Target, open_target
 from trainer.robustness.evaluation.budgets import BUDGETS
 from trainer.robustness.evaluation.evaluate import Evaluation, Settings, check_fit, evaluate
-from trainer.robustness.evaluation.ladder import OnProgress
 from trainer.robustness.evaluation.report import Report, to_json
+from trainer.robustness.evaluation.steps import OnProgress
 from trainer.robustness.results import gate, plots, record
 from trainer.robustness.results.markdown import render
 from trainer.robustness.results.publish import check_publishable, into_bundle, record_into_bundle
+from trainer.team import Team, open_team, share_cpus
 
 REPORT = "report.json"
 NOT_WITH_GATE = ("--record", "--report", "--into-bundle", "--against", "--ordinary", "--images", "--draws",
@@ -90,18 +91,24 @@ class Outputs:
 
 
 def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
-    """Measure, and write what is asked for.
+    """Measure, and write what is asked for: with ``torchrun`` all processes together, and the first one.
 
     Raises:
         EdgePurifyError: whatever is wrong with the options, the target or the data.
     """
+    share_cpus()
+    with open_team() as team:
+        return _run(request, outputs, on_progress, team)
+
+
+def _run(request: Request, outputs: Outputs, on_progress: OnProgress, team: Team) -> Report:
     ball = Ball(request.norm, parse_eps(EPS[request.norm] if request.eps is None else request.eps))
     budget = BUDGETS[request.budget]
     if outputs.into_bundle:
         check_publishable(request.budget, attacks=budget.rungs != ("clean",))
     if request.draws is not None:
         budget = msgspec.structs.replace(budget, draws=request.draws)
-    settings = Settings(budget, ball, request.work, request.seed, on_progress)
+    settings = Settings(budget, ball, request.work, request.seed, on_progress, team)
     with request.open(request.target, request.precision) as target:
         if request.draws is not None and request.draws > target.n_draws:
             raise UsageError(f"--draws {request.draws}: {target.name} has {target.n_draws} different draws")
@@ -109,7 +116,8 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
             if is_wanted and target.bundle is None:
                 hint = "name a file to write" if option == "--record" else None
                 raise UsageError(f"{option}: {request.target} is a checkpoint, expected a bundle", hint=hint)
-        outputs.check(target)
+        if team.rank == 0:
+            outputs.check(target)
         images = read_images(request, target, request.images or budget.images)
         with ExitStack() as stack:
             others: dict[str, Target] = {}
@@ -123,7 +131,8 @@ def run(request: Request, outputs: Outputs, on_progress: OnProgress) -> Report:
                     hint="name a bundle or checkpoint of this project",
                 )
             found = evaluate(target, images, settings, **others)
-        _write(found, target, images, settings, outputs)
+        if team.rank == 0:
+            _write(found, target, images, settings, outputs)
     return found.report
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from trainer.config import MaskedRecipe, Recipe
 from trainer.data import DataError, DataSet, ImageFolders, Images, keyed_generator, split_validation
 from trainer.models import Defence
 from trainer.objectives.attacks import pgd
+
+Batch = tuple[int, Callable[[], Tensor]]  #: the first image's place, and what makes the perturbations
 
 BATCH = 250
 LARGEST = 127  # in int8
@@ -112,6 +115,10 @@ class Bank:
         return replace(images, pixels=pixels)
 
 
+def _in_order(batches: Sequence[Batch]) -> list[Tensor]:
+    return [attack() for _, attack in batches]
+
+
 def make(
     defence: Defence,
     images: Images,
@@ -120,6 +127,7 @@ def make(
     steps: int = 10,
     seed: int = 0,
     on_batch: Callable[[int], None] = lambda done: None,
+    do: Callable[[Sequence[Batch]], Sequence[Tensor]] = _in_order,
 ) -> Bank:
     """Attack every one of ``images`` by PGD on the classifier of ``defence`` alone, blind to its purifier.
 
@@ -127,6 +135,7 @@ def make(
 
     Args:
         on_batch: called with the number of images done, after every batch.
+        do: does the batches, or finds what they came to: int8 (B, 3, H, W) each, in their order.
 
     Raises:
         UsageError: ``eps`` is no bound for images in [0, 1] that int8 can hold.
@@ -134,16 +143,17 @@ def make(
     if not 0 < eps <= LARGEST / 255:
         raise UsageError(f"eps: expected a bound in (0, {LARGEST}/255] for images in [0, 1], got {eps}")
     defence.eval()
-    perturbations = torch.empty(images.pixels.shape, dtype=torch.int8)
-    for start in range(0, len(images), BATCH):
-        rows = slice(start, start + BATCH)
-        batch = images[rows]
+
+    def perturb(start: int) -> Tensor:
+        batch = images[slice(start, start + BATCH)]
         generator = keyed_generator(seed, "bank", start)
         clean = batch.pixels.float() / 255
         attacked = _attack(defence, clean, batch.targets, generator, eps, steps)
-        perturbations[rows] = ((attacked - clean) * 255).round().to(torch.int8)
         on_batch(min(start + BATCH, len(images)))
-    return Bank(perturbations, digest_of(images), eps, steps)
+        return ((attacked - clean) * 255).round().to(torch.int8)
+
+    made = do([(start, partial(perturb, start)) for start in range(0, len(images), BATCH)])
+    return Bank(torch.cat(list(made)), digest_of(images), eps, steps)
 
 
 def check_writable(path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.export.cli.helpers import assert_one_line, run
 from tests.export.conftest import LABELS
 from trainer.data import Images, open_dataset
 from trainer.robustness.attacks.ball import Ball
-from trainer.robustness.evaluation.ladder import Outcome, Step
+from trainer.robustness.evaluation.steps import Outcome, Step
 from trainer.robustness.results import record
 
 

@@ -145,7 +145,7 @@ def test_a_bank_is_made_of_every_training_image(
 ) -> None:
     monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)  # in a log, progress is lines
     out = tmp_path / "bank.npz"
-    done = run("bank", trained / "best.pt", "--data", cifar, "--out", out, "--steps", 2)
+    done = run("bank", trained / "best.pt", "--data", cifar, "--out", out, "--steps", 2, "--work", tmp_path)
     assert done.exit_code == 0, done.output
     assert "attacked: 100 of 100\n" in done.stderr
     perturbations = np.load(out)["perturbations"]

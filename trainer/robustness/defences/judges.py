@@ -48,6 +48,14 @@ class Judge(Protocol):
         ...
 
 
+class DrawingJudge(Judge, Protocol):
+    """A judge that also says what it draws."""
+
+    def drawn_classifiers(self, count: int, *, draws: int, key: Key) -> Tensor:
+        """Which classifier each of the draws of ``probabilities`` takes: (draws, count), int64."""
+        ...
+
+
 class EngineJudge:
     """The engines of a bundle, one image at a time, as a device runs them: with the bundle's calibration."""
 

@@ -24,7 +24,7 @@ from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation.budgets import Budget
 from trainer.robustness.evaluation.diagnostics import baselines, confidence, mixture, suspicion
 from trainer.robustness.evaluation.diagnostics.masking import Controls
-from trainer.robustness.evaluation.ladder import Climber, OnProgress, Outcome, Worst, per_image_worst
+from trainer.robustness.evaluation.ladder import Climber
 from trainer.robustness.evaluation.report import (
     AtEps,
     Baseline,
@@ -38,7 +38,11 @@ from trainer.robustness.evaluation.report import (
 )
 from trainer.robustness.evaluation.rungs import Rungs
 from trainer.robustness.evaluation.statistics import chance, paired
+from trainer.robustness.evaluation.steps import OnProgress, Outcome
 from trainer.robustness.evaluation.store import Store
+from trainer.robustness.evaluation.work import SharedDrawingJudge, SharedJudge
+from trainer.robustness.evaluation.worst import Worst, per_image_worst
+from trainer.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Settings:
         seed: of all attacks and draws.
         work: folder where finished batches are kept, for a killed run to go on from.
         on_progress: told of every batch.
+        team: the processes that share the work; the report is the same however many they are.
     """
 
     budget: Budget
@@ -58,6 +63,7 @@ class Settings:
     work: Path
     seed: int = 0
     on_progress: OnProgress = lambda what, done, total: None
+    team: Team = ALONE
 
 
 @dataclass(frozen=True)
@@ -184,8 +190,10 @@ class _Run:
             seed=settings.seed,
             store=self.store,
             on_progress=settings.on_progress,
+            team=settings.team,
         )
-        self.samples = self._samples()
+        chosen = settings.team.from_first(lambda: msgspec.to_builtins(self._samples()))
+        self.samples = None if chosen is None else Samples(**chosen)
         budget = settings.budget
         bfloat16 = False
         if self.samples is not None:
@@ -245,7 +253,7 @@ class _Run:
         evading = self.climber.climb(self.rungs.evade_both_step(count))
         attacked = {"blind": outcomes["blind"].adversarial[:count], "evade both": evading.adversarial}
         return suspicion.measure(
-            judge,
+            SharedDrawingJudge(judge, self.climber.work),
             outcomes["clean"].adversarial[:count],
             attacked,
             draws=self.draws,
@@ -267,7 +275,8 @@ class _Run:
         attacked["adaptive, wants acceptance"] = wanting.adversarial
         key = (self.settings.seed, "confidence")
         labels = self.images.targets[:count]
-        return confidence.measure(self.target.judge, attacked, labels, draws=self.draws, key=key)
+        judge = SharedJudge(self.target.judge, self.climber.work)
+        return confidence.measure(judge, attacked, labels, draws=self.draws, key=key)
 
     def _samples(self) -> Samples | None:
         """How many passes a gradient takes; None where nothing is attacked by gradients or drawn."""

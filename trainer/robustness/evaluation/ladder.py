@@ -11,98 +11,23 @@ attack on every other image, so its figure says what is left after all rungs up 
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from trainer.data import Images, keyed_generator
 from trainer.robustness.defences.judges import Judge
-from trainer.robustness.evaluation.report import Rung
-from trainer.robustness.evaluation.statistics import chance, count
+from trainer.robustness.evaluation.statistics import chance
+from trainer.robustness.evaluation.steps import Batch, OnProgress, Outcome, Step, batch_name
 from trainer.robustness.evaluation.store import Store
-
-OnProgress = Callable[[str, int, int], None]  #: (what, images done, images in all)
+from trainer.robustness.evaluation.work import Piece, Tensors, Work
+from trainer.robustness.evaluation.worst import strongest_places
+from trainer.team import ALONE, Team
 
 EXTENDED_FROM = 0.01  # one point: what a rung on some of the images must find there to be climbed on all
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What an attack is given.
-
-    Attributes:
-        images: (B, 3, H, W) in [0, 1].
-        labels: (B,).
-        start: (B, 3, H, W), the strongest attack so far on each image; the images themselves on a rung that
-            takes no notice of others.
-        generator: of all the attack's randomness.
-    """
-
-    images: Tensor
-    labels: Tensor
-    start: Tensor
-    generator: torch.Generator
-
-
-Attack = Callable[[Batch], Tensor]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One rung before it is climbed.
-
-    Attributes:
-        name: from ``budgets.RUNGS``.
-        attack: gives adversarial images; None leaves them as they are.
-        images: the first so many are attacked; of a rung on survivors, those that end with survivor number
-            ``survivors``.
-        batch: images attacked at a time.
-        says: how the attack is made, for the report.
-        made: everything that decides how the attack is made and that the store's key doesn't hold.
-        key: names the attack's random numbers; the rung's name by default.
-        survivors: attack only so many survivors of the rungs before; None attacks every image.
-        extends: on survivors, and on all of them, where this rung leaves a point less than those before did.
-    """
-
-    name: str
-    attack: Attack | None
-    images: int
-    batch: int
-    says: str = ""
-    made: tuple[object, ...] = ()
-    key: str = ""
-    survivors: int | None = None
-    extends: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A rung that was climbed; N images, D draws.
-
-    Attributes:
-        step: what was done.
-        adversarial: (N, 3, H, W) in [0, 1].
-        chosen: (D, N) int64, the answers by which the per-image worst is chosen.
-        scored: (D, N) int64, the answers by which everything is scored.
-        seconds: spent on it, over all runs if it was resumed.
-    """
-
-    step: Step
-    adversarial: Tensor
-    chosen: Tensor
-    scored: Tensor
-    seconds: float
-
-    def __len__(self) -> int:
-        return self.scored.shape[1]
-
-    def rung(self, labels: Tensor) -> Rung:
-        counts = count(self.scored, labels[: len(self)])
-        return Rung(self.step.name, self.step.says, counts, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -116,6 +41,7 @@ class Climber:
         seed: of all attacks and draws.
         store: where finished batches are kept.
         on_progress: told of every batch.
+        team: the processes that share the batches.
     """
 
     images: Images
@@ -124,19 +50,28 @@ class Climber:
     seed: int
     store: Store
     on_progress: OnProgress = lambda what, done, total: None
+    team: Team = ALONE
+
+    @property
+    def work(self) -> Work:
+        return Work(self.store, self.team)
 
     def climb(self, step: Step) -> Outcome:
         """Attack the first ``step.images`` images batch by batch, and have every result judged."""
-        return self._climb(step, torch.arange(step.images), self.images[: step.images], None)
+        (outcome,) = climb_all([(self, step)])
+        return outcome
 
-    def ladder(self, steps: Iterable[Step]) -> dict[str, Outcome]:
-        """Climb ``steps`` in their order; by name."""
+    def ladder(self, steps: Sequence[Step]) -> dict[str, Outcome]:
+        """Climb ``steps``, those on survivors after all others; by name, in the order of ``steps``."""
+        apart = [step for step in steps if step.survivors is None]
+        climbed = climb_all([(self, step) for step in apart])
+        by_name = {outcome.step.name: outcome for outcome in climbed}
         outcomes: dict[str, Outcome] = {}
         for step in steps:
             if step.survivors is not None:
                 outcomes[step.name] = self.climb_survivors(step, list(outcomes.values()), step.survivors)
                 continue
-            found = self.climb(step)
+            found = by_name[step.name]
             if step.extends and len(found) < len(self.images) and self._finds_more(found, outcomes):
                 found = self._extended(step, found, list(outcomes.values()))
             outcomes[step.name] = found
@@ -195,20 +130,23 @@ class Climber:
 
     def _climb(self, step: Step, rows: Tensor, images: Images, start: Tensor | None) -> Outcome:
         """Attack ``images``, which lie at ``rows`` of all, from ``start`` on."""
-        batches: list[dict[str, Tensor]] = []
+        return self.outcome(step, self.work.do(self.pieces(step, rows, images, start)))
+
+    def pieces(self, step: Step, rows: Tensor, images: Images, start: Tensor | None) -> list[Piece]:
+        """The batches of ``_climb``."""
+        pieces: list[Piece] = []
         for first in range(0, len(rows), step.batch):
-            self.on_progress(step.name, first, len(rows))
             part = slice(first, min(first + step.batch, len(rows)))
             begin = None if start is None else start[part]
-            name = batch_name(step, rows[part], begin)
-            done = self.store.load(name)
-            if done is None:
-                done = self._one_batch(step, rows[part], images[part], begin)
-                self.store.save(name, done)
-            else:
-                self.store.seconds_saved += float(done["seconds"])
-            batches.append(done)
-        self.on_progress(step.name, len(rows), len(rows))
+            make = partial(self._one_batch, step, rows[part], images[part], begin)
+            before = partial(self.on_progress, step.name, first, len(rows))
+            pieces.append(Piece(batch_name(step, rows[part], begin), make, before))
+        if pieces:
+            pieces[-1] = replace(pieces[-1], after=partial(self.on_progress, step.name, len(rows), len(rows)))
+        return pieces
+
+    def outcome(self, step: Step, batches: Sequence[Tensors]) -> Outcome:
+        """A rung of what its ``pieces`` came to."""
         if not batches:
             empty = torch.zeros(self.draws, 0, dtype=torch.int64)
             nothing = torch.zeros(0, *self.images.pixels.shape[1:])
@@ -221,12 +159,11 @@ class Climber:
             seconds=sum(float(batch["seconds"]) for batch in batches),
         )
 
-    def _one_batch(self, step: Step, rows: Tensor, images: Images, start: Tensor | None) -> dict[str, Tensor]:
+    def _one_batch(self, step: Step, rows: Tensor, images: Images, start: Tensor | None) -> Tensors:
         """The judge's keys don't hold the rung's name: rungs are compared under the same draws.
 
         With one draw there is nothing to choose by, so it also scores.
         """
-        begun = time.perf_counter()
         (pixels, labels), *_ = images.batches(len(images))
         adversarial = pixels
         if step.attack is not None:
@@ -235,8 +172,7 @@ class Climber:
             adversarial = step.attack(given)
         scored = self._answers("score", adversarial, rows)
         chosen = self._answers("choose", adversarial, rows) if self.draws > 1 else scored
-        seconds = torch.tensor(time.perf_counter() - begun)
-        return {"adversarial": adversarial, "chosen": chosen, "scored": scored, "seconds": seconds}
+        return {"adversarial": adversarial, "chosen": chosen, "scored": scored}
 
     def _answers(self, purpose: str, images: Tensor, rows: Tensor) -> Tensor:
         """The judge's answers, (draws, B), each image under the draws of its own place."""
@@ -254,61 +190,16 @@ class Climber:
         return torch.cat(parts, dim=1)
 
 
-def batch_name(step: Step, rows: Tensor, start: Tensor | None = None) -> str:
-    """What the batch on the images at ``rows`` is stored as.
-
-    Another name for an attack that is made otherwise, on other images, or from other starting points.
-    """
-    held = hashlib.sha256(repr((step.made, step.key, step.batch, rows.tolist())).encode())
-    if start is not None:
-        held.update(start.contiguous().numpy().tobytes())
-    return f"{step.name}-{int(rows[0]):05d}-{held.hexdigest()[:12]}"
-
-
-@dataclass(frozen=True)
-class Worst:
-    """The strongest attack on each image: the rung, and the answers (D, N) to it that score."""
-
-    rung: Rung
-    scored: Tensor
-
-
-def per_image_worst(outcomes: Sequence[Outcome], labels: Tensor) -> Worst:
-    """The strongest attack on each image, and among equals the one that is strongest on all of its images.
-
-    An image that a rung left out is judged by the others.
-    """
-    places = strongest_places(outcomes, labels)
-    answers = torch.stack([outcomes[place].scored[:, row] for row, place in enumerate(places)], dim=1)
-    ranked = sorted(range(len(outcomes)), key=lambda place: _overall(outcomes[place], labels))
-    shares = {outcomes[place].step.name: 100 * places.count(place) / len(labels) for place in ranked}
-    says = "for each image the strongest of " + ", ".join(
-        f"{name} {share:.0f} %" for name, share in shares.items()
-    )
-    seconds = sum(outcome.seconds for outcome in outcomes)
-    return Worst(Rung("per-image worst", says, count(answers, labels), seconds), answers)
-
-
-def strongest_places(outcomes: Sequence[Outcome], labels: Tensor) -> list[int]:
-    """For each image the place in ``outcomes`` of the strongest attack on it.
-
-    Of attacks that are as strong, first an attack of its own before one that took another rung's image over,
-    then the one that leaves less over all of its images.
-    """
-    ranked = sorted(
-        range(len(outcomes)),
-        key=lambda place: (outcomes[place].step.survivors is not None, _overall(outcomes[place], labels)),
-    )
-    chances = torch.full((len(ranked), len(labels)), torch.inf, dtype=torch.float64)
-    for row, place in enumerate(ranked):
-        reached = _chosen_chance(outcomes[place], labels)
-        chances[row, : len(reached)] = reached
-    return [ranked[row] for row in chances.argmin(0).tolist()]  # of equals the first
-
-
-def _overall(outcome: Outcome, labels: Tensor) -> float:
-    return float(_chosen_chance(outcome, labels).mean())
-
-
-def _chosen_chance(outcome: Outcome, labels: Tensor) -> Tensor:
-    return chance(outcome.chosen, labels[: len(outcome)])
+def climb_all(climbs: Sequence[tuple[Climber, Step]]) -> list[Outcome]:
+    """Climb each step by its climber; all of them have one store and team, which shares out all batches."""
+    if not climbs:
+        return []
+    each = [
+        climber.pieces(step, torch.arange(step.images), climber.images[: step.images], None)
+        for climber, step in climbs
+    ]
+    done = iter(climbs[0][0].work.do([piece for pieces in each for piece in pieces]))
+    return [
+        climber.outcome(step, [next(done) for _ in pieces])
+        for (climber, step), pieces in zip(climbs, each, strict=True)
+    ]

@@ -37,7 +37,7 @@ from trainer.robustness.defences.surrogates import (
 from trainer.robustness.defences.targets import Target
 from trainer.robustness.evaluation import wording
 from trainer.robustness.evaluation.budgets import EVERY_SURVIVOR, Budget
-from trainer.robustness.evaluation.ladder import Attack, Batch, Step
+from trainer.robustness.evaluation.steps import Attack, Batch, Step
 
 PASSES = 128  # purifier passes that are differentiated at a time: half a gigabyte for the edge models
 QUERY_BATCH = 50
@@ -56,7 +56,7 @@ class Climb:
         images: the first so many; all where it is None.
         steps, samples: the budget's where they are None.
         key: of its random numbers; the rung's name where it is empty.
-        extends: see ``ladder.Step``.
+        extends: see ``steps.Step``.
     """
 
     loss: str = "margin"

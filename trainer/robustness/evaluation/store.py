@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import io
 import platform
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -80,6 +81,10 @@ class Store:
             write_atomically(self.folder / f"{name}.pt", content + hashlib.sha256(content).digest())
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def remove(self) -> None:
+        """Remove what is kept under this key, which nobody needs any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _unwritable(self, error: OSError) -> UsageError:
         return UsageError(

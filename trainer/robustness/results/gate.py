@@ -14,7 +14,7 @@ from sdk.errors import GateError, UsageError
 from trainer.data import DataSet
 from trainer.robustness.defences.judges import EngineJudge, Judge
 from trainer.robustness.defences.targets import Target
-from trainer.robustness.evaluation.ladder import OnProgress
+from trainer.robustness.evaluation.steps import OnProgress
 from trainer.robustness.results.record import Record, chances, images_of
 
 TOLERANCE = 0.01  # one point

@@ -14,8 +14,8 @@ from sdk.errors import EdgePurifyError
 from sdk.files import replacing
 from trainer.data import keyed_generator
 from trainer.models import Defence
-from trainer.robustness.evaluation.ladder import Outcome
 from trainer.robustness.evaluation.report import Confidence, Report, Suspicion
+from trainer.robustness.evaluation.steps import Outcome
 
 EXAMPLES = 8
 GREY = "#8a8a8a"

@@ -22,8 +22,8 @@ from sdk.errors import EdgePurifyError, UsageError
 from trainer.data import DataSet, Images
 from trainer.robustness.attacks.ball import Ball, lengths
 from trainer.robustness.defences.judges import Judge
-from trainer.robustness.evaluation.ladder import OnProgress, Outcome
 from trainer.robustness.evaluation.statistics import chance
+from trainer.robustness.evaluation.steps import OnProgress, Outcome
 
 IMAGES = 256  # at most: about 1.5 MB with the rungs of the quick budget
 DRAWS = 4  # of each image on each rung; the same ones whenever it is judged

@@ -25,8 +25,8 @@ from trainer.robustness.defences.judges import EngineJudge, TorchJudge
 from trainer.robustness.defences.targets import open_target
 from trainer.robustness.evaluation.budgets import BUDGETS, RUNGS, Budget
 from trainer.robustness.evaluation.evaluate import Evaluation, Settings, evaluate
-from trainer.robustness.evaluation.ladder import OnProgress
 from trainer.robustness.evaluation.report import Report, from_json, to_json
+from trainer.robustness.evaluation.steps import OnProgress
 from trainer.robustness.results import plots
 from trainer.robustness.results.markdown import render
 from trainer.robustness.results.publish import into_bundle

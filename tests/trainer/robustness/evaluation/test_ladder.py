@@ -11,8 +11,10 @@ from torch import Tensor
 
 from trainer.data import Images
 from trainer.robustness.defences.judges import Key
-from trainer.robustness.evaluation.ladder import Batch, Climber, Outcome, Step, per_image_worst
+from trainer.robustness.evaluation.ladder import Climber
+from trainer.robustness.evaluation.steps import Batch, Outcome, Step
 from trainer.robustness.evaluation.store import Store
+from trainer.robustness.evaluation.worst import per_image_worst
 
 
 class Killed(Exception):

@@ -15,8 +15,8 @@ from trainer.robustness.attacks.autoattack import autoattack
 from trainer.robustness.attacks.ball import Ball, lengths
 from trainer.robustness.defences.surrogates import Raw
 from trainer.robustness.evaluation.budgets import BUDGETS, Budget
-from trainer.robustness.evaluation.ladder import Batch
 from trainer.robustness.evaluation.rungs import Climb, Rungs
+from trainer.robustness.evaluation.steps import Batch
 
 TINY_STEP = Budget("test", ("pgd",), images=4, steps=10, samples=2, step_size=1e-3, sweep=(0.1,))
 

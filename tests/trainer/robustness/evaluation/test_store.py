@@ -11,7 +11,7 @@ import torch
 
 from sdk.errors import UsageError
 from trainer.robustness.evaluation import store as stores
-from trainer.robustness.evaluation.ladder import Step, batch_name
+from trainer.robustness.evaluation.steps import Step, batch_name
 from trainer.robustness.evaluation.store import Store, code_digest, syntax
 
 BATCH = {"adversarial": torch.rand(2, 3, 4, 4), "chosen": torch.zeros(3, 2, dtype=torch.int64)}

@@ -17,7 +17,7 @@ from trainer.data import Images
 from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.defences.judges import TorchJudge
-from trainer.robustness.evaluation.ladder import Outcome, Step
+from trainer.robustness.evaluation.steps import Outcome, Step
 from trainer.robustness.results import record
 from trainer.robustness.results.record import Record
 

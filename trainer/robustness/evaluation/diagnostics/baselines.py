@@ -20,8 +20,10 @@ from trainer.robustness.attacks.losses import margin
 from trainer.robustness.attacks.settled import patience_for
 from trainer.robustness.defences.judges import Judge, Key
 from trainer.robustness.defences.surrogates import Raw, mean_log, straight_through
-from trainer.robustness.evaluation.ladder import Attack, Climber, Step
+from trainer.robustness.evaluation.ladder import Climber, climb_all
 from trainer.robustness.evaluation.report import Baseline
+from trainer.robustness.evaluation.statistics import Figure
+from trainer.robustness.evaluation.steps import Attack, Step
 
 Front = Callable[[Tensor], Tensor]
 
@@ -89,7 +91,8 @@ class Attacks:
 
 def measure(climber: Climber, fronts: Mapping[str, Front], attacks: Attacks | None) -> list[Baseline]:
     """Each front on the climber's images, clean and, given ``attacks``, attacked."""
-    images, found = climber.images, []
+    images = climber.images
+    climbs: dict[tuple[str, str], tuple[Climber, Step]] = {}  # by front and rung
     for name, front in fronts.items():
         steps = {"clean": Step(f"{name} clean", None, len(images), BATCH)}
         if attacks is not None:
@@ -97,10 +100,11 @@ def measure(climber: Climber, fronts: Mapping[str, Front], attacks: Attacks | No
             made = (attacks.ball, attacks.steps)
             steps["pgd"] = Step(f"{name} pgd", attack, len(images), BATCH, made=made)
         judged = replace(climber, judge=FrontJudge(climber.judge, front), draws=1)
-        outcomes = {rung: judged.climb(step) for rung, step in steps.items()}
-        figures = {rung: out.rung(images.targets).counts.expected for rung, out in outcomes.items()}
-        found.append(Baseline(name, figures))
-    return found
+        climbs |= {(name, rung): (judged, step) for rung, step in steps.items()}
+    figures: dict[str, dict[str, Figure]] = {name: {} for name in fronts}
+    for (name, rung), outcome in zip(climbs, climb_all(list(climbs.values())), strict=True):
+        figures[name][rung] = outcome.rung(images.targets).counts.expected
+    return [Baseline(name, by_rung) for name, by_rung in figures.items()]
 
 
 def _adaptive(attacks: Attacks, front: Front, *, n_classes: int) -> Attack:

@@ -15,10 +15,11 @@ from trainer.robustness.evaluation.diagnostics.checks import (
     gradient_cosine,
     weigh,
 )
-from trainer.robustness.evaluation.ladder import Climber, Outcome
+from trainer.robustness.evaluation.ladder import Climber, climb_all
 from trainer.robustness.evaluation.report import AtEps, Check
 from trainer.robustness.evaluation.rungs import PASSES, Climb, Rungs
 from trainer.robustness.evaluation.statistics import chance, wilson
+from trainer.robustness.evaluation.steps import Outcome, Step
 
 NO_GRADIENT = ("blind", "bpda-shrinkage", "bpda-purifier")  # rungs that a masked gradient doesn't hinder
 LATE = ("square", "autoattack")  # rungs on some survivors, which must find nothing
@@ -37,17 +38,28 @@ class Controls:
     def weigh(self, outcomes: Mapping[str, Outcome]) -> tuple[tuple[Check, ...], tuple[AtEps, ...]]:
         """Every check, and the margin attack by rising eps; ``outcomes`` are the ladder's."""
         ball, budget = self.rungs.ball, self.rungs.budget
-        found = {**outcomes, **self._missing(outcomes)}
         large = Ball(ball.norm, max(LARGE_EPS, ball.eps) if ball.norm == "linf" else LARGE_FACTOR * ball.eps)
+        other_eps = {
+            other.eps: self._control(f"margin eps {other.eps:.4f}", ball=other)
+            for other in (*budget.sweep_of(ball), large)
+        }
+        steps = [
+            *self._missing(outcomes),
+            *other_eps.values(),
+            more_steps := self._control("margin steps x2", steps=2 * budget.steps),
+            more_samples := self._control("margin samples x2", samples=2 * budget.samples),
+            one_draw := self.rungs.one_draw_step(self.count),
+        ]
+        climbed = climb_all([(self.climber, step) for step in steps])
+        found = {**outcomes, **{outcome.step.name: outcome for outcome in climbed}}
         by_eps = {0.0: outcomes["clean"], ball.eps: found["pgd-margin"]}
-        for other in (*budget.sweep_of(ball), large):
-            by_eps[other.eps] = self._control(f"margin eps {other.eps:.4f}", ball=other)
+        by_eps |= {eps: found[step.name] for eps, step in other_eps.items()}
         evidence = Evidence(
             pgd=self._share(found["pgd-margin"]),
             large_eps=self._share(by_eps[large.eps]),
-            more_steps=self._share(self._control("margin steps x2", steps=2 * budget.steps)),
-            more_samples=self._share(self._control("margin samples x2", samples=2 * budget.samples)),
-            one_draw=self._share(self.climber.climb(self.rungs.one_draw_step(self.count))),
+            more_steps=self._share(found[more_steps.name]),
+            more_samples=self._share(found[more_samples.name]),
+            one_draw=self._share(found[one_draw.name]),
             others={name: self._share(outcomes[name]) for name in NO_GRADIENT if name in outcomes},
             cosine=self._cosine(),
             clean_trained=self.clean_trained,
@@ -59,20 +71,20 @@ class Controls:
         ]
         return weigh(evidence), tuple(curve)
 
-    def _missing(self, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    def _missing(self, outcomes: Mapping[str, Outcome]) -> list[Step]:
         """The two losses that are compared, where the ladder itself lacks one."""
         losses = {"pgd": "cross-entropy", "pgd-margin": "margin"}
-        return {
-            name: self.climber.climb(self.rungs.gradient_step(name, Climb(loss=loss, images=self.count)))
+        return [
+            self.rungs.gradient_step(name, Climb(loss=loss, images=self.count))
             for name, loss in losses.items()
             if name not in outcomes
-        }
+        ]
 
     def _control(
         self, name: str, *, ball: Ball | None = None, steps: int | None = None, samples: int | None = None
-    ) -> Outcome:
+    ) -> Step:
         climb = Climb(ball=ball, images=self.count, steps=steps, samples=samples, key="pgd-margin")
-        return self.climber.climb(self.rungs.gradient_step(name, climb))
+        return self.rungs.gradient_step(name, climb)
 
     def _losses(self, outcomes: Mapping[str, Outcome], *, of_ladder: Collection[str]) -> dict[str, Loss]:
         """The margin attack and APGD-T against cross-entropy, on the images that all are about."""

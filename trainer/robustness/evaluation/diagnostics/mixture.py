@@ -27,9 +27,11 @@ from trainer.robustness.attacks.gradient import pgd
 from trainer.robustness.attacks.losses import margin
 from trainer.robustness.defences.judges import Key
 from trainer.robustness.defences.surrogates import BankMean
-from trainer.robustness.evaluation.ladder import Batch, Climber, Step
+from trainer.robustness.evaluation.ladder import Climber, climb_all
 from trainer.robustness.evaluation.report import Mixture
 from trainer.robustness.evaluation.statistics import chance, paired, wilson
+from trainer.robustness.evaluation.steps import Batch, Step
+from trainer.robustness.evaluation.work import Piece, Tensors, Work, piece_name
 
 PURIFIERS = 4  # at most, each with every classifier
 BATCH = 256
@@ -85,13 +87,16 @@ def measure(twin: Defence, attacked: Tensor, climber: Climber, setting: Setting)
     labels, draws, n_classes = climber.images.targets, setting.draws, len(climber.images.labels)
     bank = BankMean(twin, n_classes=n_classes, samples=min(PURIFIERS, twin.n_purifiers))
     fixed = [Member(bank, index, setting.seed) for index in range(bank.n_members)]
-    attacks = [attacked]
-    for member in fixed:
-        step = _on_member(member, setting, len(labels))
-        attacks.append(replace(climber, judge=member, draws=1).climb(step).adversarial)
+    on_members = climb_all(
+        [
+            (replace(climber, judge=member, draws=1), _on_member(member, setting, len(labels)))
+            for member in fixed
+        ]
+    )
+    attacks = [attacked, *(outcome.adversarial for outcome in on_members)]
     whole = BankMean(twin, n_classes=n_classes, samples=max(draws, twin.n_purifiers))
-    mixed = _under_the_strongest(whole, attacks, labels, setting.seed)
-    alone = torch.stack([_least_chance(member, attacks, labels) for member in fixed]).mean(0)
+    mixed = _under_the_strongest(whole, attacks, labels, setting.seed, climber.work)
+    alone = torch.stack(_least_chances(fixed, attacks, labels, climber.work)).mean(0)
     return Mixture(
         members=bank.n_members,
         mixed=wilson(float(mixed.mean()), len(labels)),
@@ -120,27 +125,50 @@ def _on_member(member: Member, setting: Setting, images: int) -> Step:
     return Step(f"member {member.index}", attack, images, BATCH, made=(setting.ball, setting.steps))
 
 
-def _least_chance(member: Member, attacks: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Per image, whether the member is right under every one of the attacks, (B,)."""
-    answers = [member.probabilities(images, draws=1, key=()).argmax(-1) for images in attacks]
-    return torch.stack([chance(answer, labels) for answer in answers]).amin(0)
+def _least_chances(
+    members: Sequence[Member], attacks: Sequence[Tensor], labels: Tensor, work: Work
+) -> list[Tensor]:
+    """For each member, per image, whether it is right under every one of the attacks, (B,)."""
+    pieces = []
+    for member in members:
+
+        def ask(member: Member = member) -> Tensors:
+            answers = [member.probabilities(images, draws=1, key=()).argmax(-1) for images in attacks]
+            return {"least": torch.stack([chance(answer, labels) for answer in answers]).amin(0)}
+
+        made = (member.index, member.seed, labels.tolist())
+        pieces.append(Piece(piece_name("mixture member", torch.stack(list(attacks)), *made), ask))
+    return [done["least"] for done in work.do(pieces)]
 
 
-def _under_the_strongest(whole: BankMean, attacks: Sequence[Tensor], labels: Tensor, seed: int) -> Tensor:
+def _under_the_strongest(
+    whole: BankMean, attacks: Sequence[Tensor], labels: Tensor, seed: int, work: Work
+) -> Tensor:
     """Per image, the chance under the attack that leaves the least, chosen on other draws, (B,)."""
-    left = torch.stack([_exact_chance(whole, images, labels, (seed, "mixture choose")) for images in attacks])
+    left = torch.stack(_exact_chances(whole, attacks, labels, (seed, "mixture choose"), work))
     strongest = torch.stack(list(attacks))[left.argmin(0), torch.arange(len(labels))]
-    return _exact_chance(whole, strongest, labels, (seed, "mixture"))
+    (found,) = _exact_chances(whole, [strongest], labels, (seed, "mixture"), work)
+    return found
 
 
-@torch.inference_mode()
-def _exact_chance(bank: BankMean, images: Tensor, labels: Tensor, key: Key) -> Tensor:
-    """Per image, the share of all sub-models that are right, each under random inputs of its own, (B,)."""
+def _exact_chances(
+    bank: BankMean, attacks: Sequence[Tensor], labels: Tensor, key: Key, work: Work
+) -> list[Tensor]:
+    """For each attack, per image, the share of all sub-models that are right, each with inputs of its own."""
     size = max(1, BATCH // bank.samples)
-    parts = [
-        (bank.members(pixels, keyed_generator(*key, place)).argmax(-1) == truth).double().mean(0)
+    pieces = []
+    for images in attacks:
         for place, (pixels, truth) in enumerate(
             zip(torch.split(images, size), torch.split(labels, size), strict=True)
-        )
-    ]
-    return torch.cat(parts)
+        ):
+
+            @torch.inference_mode()
+            def ask(pixels: Tensor = pixels, truth: Tensor = truth, place: int = place) -> Tensors:
+                said = bank.members(pixels, keyed_generator(*key, place)).argmax(-1)
+                return {"chance": (said == truth).double().mean(0)}
+
+            made = (bank.samples, key, place, truth.tolist())
+            pieces.append(Piece(piece_name("mixture", pixels, *made), ask))
+    parts = [done["chance"] for done in work.do(pieces)]
+    n_parts = len(parts) // len(attacks)
+    return [torch.cat(parts[first : first + n_parts]) for first in range(0, len(parts), n_parts)]

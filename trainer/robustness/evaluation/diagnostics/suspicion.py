@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdk.suspicion import suspicion as disagreement
-from trainer.robustness.defences.judges import EngineJudge, Key, TorchJudge
+from trainer.robustness.defences.judges import DrawingJudge, Key
 from trainer.robustness.evaluation.report import Roc, Suspicion
 from trainer.robustness.evaluation.statistics import roc_area, roc_at
 
@@ -22,7 +22,7 @@ RATES = torch.arange(101, dtype=torch.float64) / 100  # of false positives, at w
 
 
 def measure(
-    judge: EngineJudge | TorchJudge, clean: Tensor, attacked: Mapping[str, Tensor], *, draws: int, key: Key
+    judge: DrawingJudge, clean: Tensor, attacked: Mapping[str, Tensor], *, draws: int, key: Key
 ) -> Suspicion:
     """The ROC and its area, clean images against each set of ``attacked`` ones, (N, 3, H, W) all.
 
@@ -38,7 +38,7 @@ def measure(
     return Suspicion(len(clean), area, roc)
 
 
-def suspicion(judge: EngineJudge | TorchJudge, images: Tensor, *, draws: int, key: Key) -> Tensor:
+def suspicion(judge: DrawingJudge, images: Tensor, *, draws: int, key: Key) -> Tensor:
     """The scores in [0, 1] of every image under each of ``draws`` draws: (draws, B)."""
     purified = judge.probabilities(images, draws=draws, key=key)  # (draws, B, n_classes)
     drawn = judge.drawn_classifiers(len(images), draws=draws, key=key)  # (draws, B)
