@@ -6,10 +6,14 @@ export.
 
 from __future__ import annotations
 
+import hashlib
+import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -35,12 +39,14 @@ class Loaded:
         config: the whole training config as plain data.
         labels: class names, in logit order.
         provenance: what made it: config, epochs done, validation figures, versions.
+        digest: sha256 of the file's bytes that all of this was read from; None where there is no such file.
     """
 
     defence: Defence
     config: dict[str, Any]
     labels: tuple[str, ...]
     provenance: dict[str, Any]
+    digest: str | None = None
 
     @property
     def image_size(self) -> int:
@@ -74,15 +80,26 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: absent, damaged, no checkpoint of this project, or of another format.
     """
+    return _decoded(path, _read(path))
+
+
+def _read(path: Path) -> bytes:
     if not path.is_file():
         raise CheckpointError(
             f"checkpoint {path}: no such file",
             hint="'edge-train fit' writes last.pt and best.pt in its --out",
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: can't be read: {error.strerror or error}") from None
+
+
+def _decoded(path: Path, content: bytes) -> dict[str, Any]:
+    """The state in ``content``, which was read from ``path`` once: what was hashed is what is used."""
+    try:
+        _refuse_compressed(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind, by what the file holds; and torch's advice is to trust it
         raise CheckpointError(
             f"checkpoint {path}: not readable as a torch file ({type(error).__name__})",
@@ -94,6 +111,14 @@ def load(path: Path) -> dict[str, Any]:
             f"checkpoint {path}: expected an edge-purify checkpoint of format {FORMAT}, got {found}"
         )
     return state
+
+
+def _refuse_compressed(content: bytes) -> None:
+    """Torch stores without compression; a file that unpacks to more than it holds is none of its own."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > len(content):
+        raise ValueError(f"it unpacks to {unpacked:,} bytes")
 
 
 def load_defence(path: Path, *, trust_code: bool = False, known_factory: str | None = None) -> Loaded:
@@ -108,7 +133,8 @@ def load_defence(path: Path, *, trust_code: bool = False, known_factory: str | N
     Raises:
         CheckpointError: it can't be read, or names code to import.
     """
-    state = load(path)
+    content = _read(path)
+    state = _decoded(path, content)
     try:
         config = configs.from_dict(state["config"], where=f"checkpoint {path}")
         factory = config.model.classifier.factory
@@ -117,16 +143,21 @@ def load_defence(path: Path, *, trust_code: bool = False, known_factory: str | N
                 f"checkpoint {path}: its classifier is {factory!r}, code that reading it would run",
                 hint="if you trust where the checkpoint comes from, give --trust-code",
             )
-        defence = build(config.model, seed=config.seed, classifier_file=classifier_file(state))
-        defence.load_state_dict(state["averaged"])
+        weights = msgspec.convert(state["averaged"], dict[str, Tensor])
+        labels = msgspec.convert(state["labels"], tuple[str, ...])
+        provenance = msgspec.convert(state["provenance"], dict[str, Any])
+        file = classifier_file(state)
+        defence = build(config.model, seed=config.seed, classifier_file=file, weights=weights)
+        defence.load_state_dict(weights)
     except UsageError as error:
-        raise CheckpointError(error.what, hint=error.hint) from None
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path}: {str(error).splitlines()[0]}", hint="train it again"
-        ) from None
+        what = error.what if error.what.startswith("checkpoint ") else f"checkpoint {path}: {error.what}"
+        raise CheckpointError(what, hint=error.hint) from None
+    except (KeyError, RuntimeError, TypeError, ValueError, msgspec.ValidationError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"checkpoint {path}: {reason}", hint="train it again") from None
     finish(defence)
-    return Loaded(defence, configs.to_dict(config), tuple(state["labels"]), dict(state["provenance"]))
+    digest = hashlib.sha256(content).hexdigest()
+    return Loaded(defence, configs.to_dict(config), labels, provenance, digest)
 
 
 def with_classifier_file(state: dict[str, Any], defence: Defence) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from export.precision.graph import finished
 from export.precision.ranges import session
 from export.torch_to_onnx import OPSET, ExportError
 from sdk.arrays import FloatImage
-from sdk.bundle import sha256_of
 from sdk.errors import UsageError
 
 N_SAMPLES = 8
@@ -73,7 +72,7 @@ class ForeignClassifier:
         prepared = prepare(path, conventions, output=output, image_size=image_size, samples=_samples)
         self.model, self._input = prepared.model, prepared.input
         self.height, self.width = prepared.height, prepared.width
-        self.notes = list(prepared.notes)
+        self.notes, self._sha256 = list(prepared.notes), prepared.sha256
         self._output = output
         self._given = session(self.model.SerializeToString(), str(path))
         found = self._scores(_samples(self.height, self.width))
@@ -86,7 +85,7 @@ class ForeignClassifier:
     def says(self) -> dict[str, Any]:
         return {
             "file": self.path.name,
-            "sha256": sha256_of(self.path),
+            "sha256": self._sha256,
             **msgspec.structs.asdict(self.conventions),
             "scores": self.scores,
             **({} if self._output is None else {"output": self._output}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,8 +18,8 @@ SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """The model in ``path``, with the weights that lie in files beside it.
+def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
+    """The model in ``path``, with the weights that lie in files beside it, and the sha256 of its bytes.
 
     Raises:
         UsageError: absent, or no ONNX model.
@@ -26,11 +27,13 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise UsageError(f"--classifier-onnx {path}: no such file")
     try:
-        model = onnx.load(path)
+        content = path.read_bytes()  # once: what is hashed is what is converted
+        model = onnx.load_model_from_string(content)
+        onnx.load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's, ONNX's and the file system's errors alike
         raise refusal(path, f"not readable as an ONNX model: {first_line(error)}") from None
-    return model
+    return model, hashlib.sha256(content).hexdigest()
 
 
 def refuse_quantized(path: Path, model: onnx.ModelProto) -> None:

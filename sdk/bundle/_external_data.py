@@ -12,6 +12,8 @@ MAX_DEPTH = 100  # nested messages; protobuf itself reads no more
 
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 _DATA_LOCATION, _EXTERNAL_DATA = 14, 13
+_OP_TYPE = 4
+_COMPILED = b"EPContext"  # an operator of ONNX Runtime: a compiled engine, which is code, or a path to one
 # by message, the fields that hold messages which may lead to a tensor
 _FIELDS = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
@@ -32,6 +34,8 @@ class NotOnnx(ValueError):
 def has_external_data(data: bytes) -> bool:
     """Whether any tensor of the ONNX model ``data``, in a subgraph or function too, lies in another file.
 
+    A node that stands for an engine compiled elsewhere counts as such.
+
     Raises:
         NotOnnx: the bytes can't be walked.
     """
@@ -43,6 +47,8 @@ def has_external_data(data: bytes) -> bool:
             raise NotOnnx("it is nested too deeply")
         inner = _FIELDS[message]
         for number, wire, value, at in _fields(view, start, end):
+            if message == "Node" and number == _OP_TYPE and bytes(view[at : at + value]) == _COMPILED:
+                return True
             if message == "Tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value)):
                 return True
             if number in inner:

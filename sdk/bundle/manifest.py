@@ -12,6 +12,8 @@ from sdk.choices import BUNDLE_PRECISIONS, GraphKind, Precision
 SCHEMA = 1
 MANIFEST = "bundle.json"
 SIGNATURE = "bundle.json.sig"
+MAX_SUBSET = 1 << 20  # positions of a random input
+MAX_SIDE, MAX_PIXELS = 8192, 1 << 24  # of the engines' image
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -41,6 +43,8 @@ class RandomInput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             raise ValueError(
                 f"random input {self.name!r}: expected 1 <= take <= size = {self.size}, got {self.take}"
             )
+        if self.size > MAX_SUBSET:
+            raise ValueError(f"random input {self.name!r}: expected size <= {MAX_SUBSET:,}, got {self.size}")
         width = self.size if self.encoding == "mask" else self.take
         if self.shape != (1, width):
             raise ValueError(
@@ -87,6 +91,11 @@ class Image(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"image: expected a height and width >= 1, got {self.height} x {self.width}")
+        if max(self.height, self.width) > MAX_SIDE or self.height * self.width > MAX_PIXELS:
+            raise ValueError(
+                f"image: expected sides of at most {MAX_SIDE:,} and {MAX_PIXELS:,} pixels, "
+                f"got {self.height} x {self.width}"
+            )
 
 
 class Twin(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

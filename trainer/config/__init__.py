@@ -208,8 +208,14 @@ def from_dict(tree: dict[str, Any], *, where: str) -> Config:
     """Validate a decoded config; ``where`` heads the error."""
     try:
         return msgspec.convert(tree, Config)
+    except RecursionError:
+        raise UsageError(f"{where}: nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {explain(error, Config, tree)}") from None
+        try:
+            reason = explain(error, Config, tree)
+        except (LookupError, StopIteration, TypeError, ValueError, AttributeError):  # keys like no config's
+            reason = " ".join(str(error).split())
+        raise UsageError(f"{where}: {reason}") from None
 
 
 def to_dict(config: msgspec.Struct) -> dict[str, Any]:

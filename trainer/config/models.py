@@ -7,18 +7,20 @@ from typing import Annotated, Literal
 import msgspec
 
 from trainer.config.conventions import Conventions
-from trainer.config.section import Count, Positive, Section, Weight
+from trainer.config.section import Few, Many, Positive, Section, Side, Weight
+
+MAX_CODE = 1 << 26  # values of one image's code: 256 MiB
 
 
 class RenPurifier(Section, frozen=True):
     """REN's denoiser; see ``trainer.models.ren``."""
 
-    count: Count = 4
-    atoms: Count = 96
-    atoms_per_encoder: Count = 80
-    atoms_kept: Count = 86  #: atoms that a draw's random mask leaves in place
+    count: Few = 4
+    atoms: Many = 96
+    atoms_per_encoder: Many = 80
+    atoms_kept: Many = 86  #: atoms that a draw's random mask leaves in place
     patch: Literal[4, 8] = 4
-    iterations: Count = 2
+    iterations: Few = 2
     threshold: Weight = 0.01  #: initial, learned from there on; 0: no shrinkage, so a linear code
 
     def __post_init__(self) -> None:
@@ -31,13 +33,15 @@ class RenPurifier(Section, frozen=True):
 class MaepPurifier(Section, frozen=True):
     """MAEP's masked autoencoder; see ``trainer.models.maep``."""
 
-    patch: Count = 4  #: side of a patch, in pixels
-    width: Count = 128
-    encoder_blocks: Count = 4
-    decoder_blocks: Count = 2
-    heads: Count = 4
-    patches_kept: Count | None = None  #: patches that a draw keeps; left out, all: the paper's inference
-    adapter_rank: Annotated[int, msgspec.Meta(ge=0)] = 0  #: of the decoder's low-rank adapters; 0 for none
+    patch: Side = 4  #: side of a patch, in pixels
+    width: Many = 128
+    encoder_blocks: Few = 4
+    decoder_blocks: Few = 2
+    heads: Few = 4
+    patches_kept: Many | None = None  #: patches that a draw keeps; left out, all: the paper's inference
+    adapter_rank: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = (
+        0  #: of the decoder's low-rank adapters; 0 for none
+    )
 
     def __post_init__(self) -> None:
         if self.width % 4 or self.width % self.heads:
@@ -55,9 +59,9 @@ class Classifier(Section, frozen=True):
     """
 
     kind: Literal["edge", "resnet18", "wrn-28-10", "module", "onnx"] = "edge"
-    count: Count = 2
-    widths: tuple[int, ...] = (64, 128, 128)
-    blocks: Count = 2
+    count: Few = 2
+    widths: Annotated[tuple[Many, ...], msgspec.Meta(max_length=64)] = (64, 128, 128)
+    blocks: Few = 2
     factory: str | None = None
     file: str | None = None
     sha256: str | None = None  #: of the file; a checkpoint says it, and holds the file itself
@@ -66,7 +70,7 @@ class Classifier(Section, frozen=True):
     output: str | None = None  #: the value that holds its scores, if that isn't its first output
 
     def __post_init__(self) -> None:
-        if len(self.widths) < 2 or min(self.widths) < 1:
+        if len(self.widths) < 2:
             raise ValueError(f"widths: expected at least two positive widths, got {list(self.widths)}")
         if self.kind != "edge" and (self.widths, self.blocks) != ((64, 128, 128), 2):
             raise ValueError(f"widths, blocks: expected none, the classifier {self.kind!r} has its own")
@@ -96,8 +100,8 @@ class Classifier(Section, frozen=True):
 class _Model(Section, frozen=True):
     """What the families have in common."""
 
-    n_classes: Count = 10
-    image_size: Count = 32
+    n_classes: Many = 10
+    image_size: Side = 32
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[Positive, Positive, Positive] = (0.2470, 0.2435, 0.2616)
     classifier: Classifier = Classifier()
@@ -107,6 +111,14 @@ class RenModel(_Model, frozen=True, tag_field="family", tag="ren"):
     """Random encoding networks."""
 
     purifier: RenPurifier = RenPurifier()
+
+    def __post_init__(self) -> None:
+        side = 2 * self.image_size // self.purifier.patch
+        if self.purifier.atoms * side**2 > MAX_CODE:
+            raise ValueError(
+                f"image_size: expected a code of at most {MAX_CODE:,} values, got "
+                f"{self.purifier.atoms} atoms at {side} x {side} places"
+            )
 
 
 class MaepModel(_Model, frozen=True, tag_field="family", tag="maep"):

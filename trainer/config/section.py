@@ -7,6 +7,9 @@ from typing import Annotated
 import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Few = Annotated[int, msgspec.Meta(ge=1, le=1024)]  #: layers, members, heads
+Many = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]  #: channels, atoms, classes
+Side = Annotated[int, msgspec.Meta(ge=1, le=4096)]  #: of an image, in pixels
 Weight = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]

@@ -88,7 +88,7 @@ class Bank:
                 f"bank {path}: no such file",
                 hint="'edge-train bank CHECKPOINT --data DIR --out FILE' makes one",
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"bank {path}: not readable as a bank: {' '.join(str(error).split())}", hint="make it again"
             ) from None

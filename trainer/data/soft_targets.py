@@ -75,9 +75,13 @@ class SoftTargets:
                 data, share, teacher = str(about["data"]), float(about["share"]), dict(about["teacher"])
         except FileNotFoundError:
             raise DataError(f"soft targets {path}: no such file", hint=_HINT) from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"soft targets {path}: not readable as such: {reason}", hint=_HINT) from None
+        if missing := {"name", "checkpoint", "provenance"} - teacher.keys():
+            raise DataError(
+                f"soft targets {path}: the teacher has no {', '.join(sorted(missing))}", hint=_HINT
+            )
         if targets.dtype != np.float16 or targets.ndim != 2 or not np.isfinite(targets).all():
             raise DataError(
                 f"soft targets {path}: expected finite float16 (N, C), got {targets.dtype} {targets.shape}",
@@ -156,7 +160,7 @@ def make(
         on_batch(sum(map(len, rows)))
     teacher = {
         "name": loaded.config["name"],
-        "checkpoint": sha256_of(checkpoint),
+        "checkpoint": loaded.digest or sha256_of(checkpoint),
         "provenance": loaded.provenance,
     }
     return SoftTargets(torch.cat(rows), digest_of(training), share, teacher)

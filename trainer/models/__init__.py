@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
+
 import torch
+from torch import Tensor
 
 from trainer.config import MaepModel, Model, RenModel
+from trainer.models.budget import Budget
 from trainer.models.classifier import DiverseClassifier, Parts, edge_network
 from trainer.models.defence import Defence, Draw
 from trainer.models.imported import foreign
@@ -17,16 +22,32 @@ from trainer.models.resnet import resnet18, wide_resnet
 __all__ = ["Defence", "Draw", "OnnxClassifier", "build", "build_purifier"]
 
 
-def build(model: Model, *, seed: int = 0, classifier_file: bytes | None = None) -> Defence:
-    """An untrained defence; ``seed`` draws the sub-encoders' subsets and the initial weights.
+def build(
+    model: Model,
+    *,
+    seed: int = 0,
+    classifier_file: bytes | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Defence:
+    """An untrained defence.
 
     Args:
+        model: its shape.
+        seed: draws the sub-encoders' subsets and the initial weights.
         classifier_file: the ONNX file of a classifier of the kind "onnx"; by default it is read from where
             the config says.
+        weights: those that it is about to take, where ``model`` is a stranger's: it may not be far larger.
 
     Raises:
-        UsageError: a classifier that is named by import path or file can't be had from there.
+        UsageError: a classifier that is named by import path or file can't be had from there; or the model is
+            far larger than ``weights``.
     """
+    is_users_own = model.classifier.kind in ("module", "onnx")  # whose size nobody can tell from the config
+    with nullcontext() if weights is None or is_users_own else Budget(weights.values()):
+        return _built(model, seed, classifier_file)
+
+
+def _built(model: Model, seed: int, classifier_file: bytes | None) -> Defence:
     purifier = build_purifier(model, seed)
     is_onnx = model.classifier.kind == "onnx"  # which has its own normalization
     with torch.random.fork_rng():

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from sdk.bundle import Bundle
-from sdk.errors import BundleError
+from sdk.errors import BundleError, UsageError
 from trainer import models
 from trainer.config import Model
 from trainer.models.defence import Defence
+
+_REFUSALS = (safetensors.SafetensorError, RuntimeError, ValueError, TypeError, KeyError)
 
 
 def save_twin(defence: Defence, path: Path) -> None:
@@ -42,9 +44,12 @@ def read_twin(bundle: Bundle, *, trust_code: bool = False) -> Defence:
         model = msgspec.convert(twin.config, Model)
         if not trust_code:
             _refuse_foreign_code(bundle, model)
-        defence = models.build(model)
-        defence.load_state_dict(safetensors.torch.load(weights))  # copies into float32, so casts up
-    except (msgspec.ValidationError, safetensors.SafetensorError, RuntimeError) as error:
+        stored = safetensors.torch.load(weights)
+        defence = models.build(model, weights=stored)
+        defence.load_state_dict(stored)  # copies into float32, so casts up
+    except UsageError as error:
+        raise BundleError(f"bundle {bundle.folder}: its twin: {error.what}", hint=error.hint) from None
+    except _REFUSALS as error:
         reason = " ".join(str(error).split())
         raise BundleError(
             f"bundle {bundle.folder}: {twin.weights.file} doesn't fit the twin's config: {reason[:300]}",

@@ -151,3 +151,14 @@ def test_an_engine_with_weights_outside_is_neither_read_nor_signed(bundle_copy: 
     with pytest.raises(BundleError, match=expected):
         sign(bundle_copy, keys.private)
     assert not (bundle_copy / SIGNATURE).exists()
+
+
+@pytest.mark.parametrize("embedded", [0, 1])
+def test_an_engine_compiled_elsewhere_is_no_graph(embedded: int) -> None:
+    """ONNX Runtime would load it from the path that it names, or as code that comes with the file."""
+    node = helper.make_node(
+        "EPContext", ["x"], ["y"], domain="com.microsoft", embed_mode=embedded, ep_cache_context="engine.plan"
+    )
+    assert has_external_data(helper.make_model(graph(nodes=(node,))).SerializeToString())
+    other = helper.make_node("Identity", ["x"], ["y"], name="EPContext")
+    assert not has_external_data(helper.make_model(graph(nodes=(other,))).SerializeToString())

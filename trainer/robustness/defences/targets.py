@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -127,7 +126,7 @@ def _from_checkpoint(path: Path, *, trust_code: bool) -> Target:
     random_inputs = () if loaded.defence.random_input is None else (loaded.defence.random_input,)
     return Target(
         name=str(loaded.config["name"]),
-        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        digest=loaded.digest or "",
         labels=loaded.labels,
         judge=TorchJudge(loaded.defence, "torch checkpoint"),
         twin=loaded.defence,
