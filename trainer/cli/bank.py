@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,39 +20,43 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("source", metavar="CHECKPOINT|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with the data set.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write, .npz.")
 @click.option("--eps", default="8/255", show_default=True, help="Size of the perturbation; white is 1.")
 @click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Of PGD.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/bank"), show_default=True,
               help="Where finished batches are kept until the bank is written.")  # fmt: skip
-@click.option("--trust-code", is_flag=True, help="Import the classifier code that CHECKPOINT names.")
-def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int, work: Path, trust_code: bool) -> None:
-    """Attack every training image once, through CHECKPOINT's classifier alone, and keep the perturbations.
+@click.option("--trust-code", is_flag=True, help="Import the classifier code that it names.")
+def bank(source: Path, data: Path, out: Path, eps: str, steps: int, work: Path, trust_code: bool) -> None:
+    """Attack every training image once, and keep the perturbations.
 
-    MAEP trains on them: its config names the file as recipe.bank. A killed command goes on where it stopped,
+    The attack is on the classifiers of a checkpoint or bundle alone, blind to their purifiers. MAEP trains on
+    them: its config names the file as recipe.bank. A killed command goes on where it stopped,
     and processes that torchrun starts share the images.
     """
-    from trainer.checkpoint import load_defence
     from trainer.cli.evaluation import parse_eps
     from trainer.data import open_as_trained
     from trainer.data.attack_bank import check_writable, digest_of, in_memory, make
     from trainer.robustness.evaluation.store import Store
     from trainer.robustness.evaluation.work import Piece, Work
     from trainer.team import open_team, share_cpus
+    from trainer.trained import open_trained
 
     if is_first_process():
         check_writable(out)  # before the work
-    loaded = load_defence(checkpoint, trust_code=trust_code)
+    trained = open_trained(source, trust_code=trust_code)
     images = in_memory(
-        open_as_trained(loaded.provenance, data, "train", image_size=loaded.image_size, labels=loaded.labels)
+        open_as_trained(
+            trained.provenance, data, "train", image_size=trained.image_size, labels=trained.labels
+        )
     )
     share_cpus()
     bound = parse_eps(eps)
-    weights = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     with open_team() as team, bars() as on_progress:
-        store = Store(work, ("bank", weights, digest_of(images), images.targets.tolist(), bound, steps))
+        store = Store(
+            work, ("bank", trained.digest, digest_of(images), images.targets.tolist(), bound, steps)
+        )
 
         def named(attack: Callable[[], Tensor]) -> dict[str, Tensor]:
             return {"perturbations": attack()}
@@ -63,7 +66,7 @@ def bank(checkpoint: Path, data: Path, out: Path, eps: str, steps: int, work: Pa
             return [done["perturbations"] for done in Work(store, team).do(pieces)]
 
         made = make(
-            loaded.defence,
+            trained.defence,
             images,
             eps=bound,
             steps=steps,

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sdk.bundle import Bundle
 from sdk.errors import UsageError
-from trainer import checkpoint
 from trainer.config import Start
 from trainer.loop.widening import widened
 from trainer.models import Defence, adapters
-from trainer.models.twin import read_twin
+from trainer.trained import open_trained
 
 
 def begin(
@@ -43,7 +40,8 @@ def begin(
         given = getattr(start, key)
         if given is None:
             continue
-        source, where = _open(Path(given), known_factory), f"start.{key} {given}"
+        source = open_trained(Path(given), known_factory=known_factory)
+        where = f"start.{key} {given}"
         ancestors[source.name] = source.provenance
         if key == "purifier":
             if not adapters.present(defence.purifier):
@@ -58,22 +56,6 @@ def begin(
             own = _last_linear(defence.classifier) if key == "features" else frozenset()
             _copy(classifier, defence.classifier, where, untouched=own)
     return ancestors
-
-
-@dataclass(frozen=True)
-class _Source:
-    name: str
-    defence: Defence
-    provenance: dict[str, Any]
-
-
-def _open(path: Path, known_factory: str | None) -> _Source:
-    """A bundle if ``path`` is a folder, otherwise a checkpoint."""
-    if path.is_dir():
-        bundle = Bundle.open(path)
-        return _Source(bundle.manifest.name, read_twin(bundle), dict(bundle.manifest.provenance))
-    loaded = checkpoint.load_defence(path, known_factory=known_factory)
-    return _Source(loaded.config["name"], loaded.defence, loaded.provenance)
 
 
 def _last_linear(classifier: nn.Module) -> Set[str]:

@@ -18,6 +18,7 @@ from trainer import checkpoint
 from trainer.cli import console, main
 from trainer.loop import fit as fitting
 
+CLEAN_BUNDLE = Path(__file__).parents[3] / "samples" / "bundles" / "ren-cifar10-edge-clean"
 CLEAN = str(CONFIGS / "ren-cifar10-edge-clean.toml")
 TINY = (
     "optimizer.epochs=1",
@@ -151,6 +152,13 @@ def test_a_bank_is_made_of_every_training_image(
     perturbations = np.load(out)["perturbations"]
     assert perturbations.shape == (100, 3, 32, 32)
     assert np.abs(perturbations.astype(int)).max() == 8
+
+
+def test_a_bank_is_made_on_a_bundle_s_classifiers(cifar: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bank.npz"
+    done = run("bank", CLEAN_BUNDLE, "--data", cifar, "--out", out, "--steps", 1, "--work", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert np.abs(np.load(out)["perturbations"].astype(int)).max() == 8
 
 
 def test_a_user_s_mistakes_are_one_line(cifar: Path, tmp_path: Path) -> None:
