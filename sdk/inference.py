@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from sdk.arrays import FloatImage
+from sdk.arrays import FloatImage, Pixels
 from sdk.backends import interface
 from sdk.backends.interface import Backend, checked
 from sdk.bundle import Bundle
 from sdk.draw import Draw
-from sdk.errors import UsageError
+from sdk.errors import BackendError, UsageError
+from sdk.preprocess import Preprocessor
+from sdk.result import UNSURE, Result, Timings
 from sdk.sources.roi import Roi
 from sdk.suspicion import suspicion as suspicion_of
 
@@ -53,6 +55,15 @@ SKIPPED = Inference(
 )
 
 
+class Rules(NamedTuple):
+    """How results are made of inferences, as the Purifier's arguments say."""
+
+    on_error: OnError
+    min_score: float
+    hide_draw: bool
+    seeded: bool
+
+
 class Ensemble:
     """A bundle's engines as one function from an image and its draws to probabilities.
 
@@ -61,25 +72,85 @@ class Ensemble:
     Args:
         bundle: names the engines and labels; its calibration divides the logits.
         backend: the engines, loaded.
+        rules: for the results.
         keep_purified: whether the first vote's purified image is returned.
         suspicion: whether the raw image is classified as well.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, keep_purified: bool, suspicion: bool) -> None:
+    def __init__(
+        self, bundle: Bundle, backend: Backend, rules: Rules, *, keep_purified: bool, suspicion: bool
+    ) -> None:
         self._bundle = bundle
         self._backend = backend
+        self._rules = rules
         self._keep_purified = keep_purified
         self._suspicion = suspicion
         calibration = bundle.manifest.calibration
         self._temperature = 1.0 if calibration is None else calibration.temperature
 
+    def decide(self, frame: Pixels, task: Task, preprocess: Preprocessor) -> Result:
+        """One frame's Result; threads may call it at once, each with a Preprocessor.
+
+        Raises:
+            BackendError: an engine failed, and frames aren't skipped.
+        """
+        start = perf_counter()
+        image = preprocess(frame)
+        preprocess_s = perf_counter() - start
+        inferred, error = self._or_skipped(1, lambda: [self.infer(image, task.draws)])
+        return self._result(inferred[0], task, error, (preprocess_s, perf_counter() - start))
+
+    def decide_together(
+        self, frames: Sequence[Pixels], tasks: Sequence[Task], preprocess: Preprocessor
+    ) -> list[Result]:
+        """All frames' Results, where the backend ``runs_batches``.
+
+        Raises:
+            BackendError: an engine failed, and frames aren't skipped.
+        """
+        start = perf_counter()
+        images = np.concatenate([preprocess(frame).copy() for frame in frames])  # it has one buffer
+        preprocess_s = (perf_counter() - start) / len(frames)
+        inferred, error = self._or_skipped(
+            len(frames), lambda: self.infer_batch(images, [task.draws for task in tasks])
+        )
+        times_s = preprocess_s, (perf_counter() - start) / len(frames)
+        return [self._result(one, task, error, times_s) for one, task in zip(inferred, tasks, strict=True)]
+
     def infer(self, image: FloatImage, draws: Sequence[Draw]) -> Inference:
         """Purify and classify ``image`` once per draw; the mean probabilities, the first purified image."""
+        return self._merged(image, draws, self._run(draws, image))
+
+    def infer_batch(self, images: FloatImage, draws: Sequence[Sequence[Draw]]) -> list[Inference]:
+        """``infer`` for several images, ``(N, 3, H, W)``, by engines that take several at a time.
+
+        The backend must be one of those that ``runs_batches``.
+        """
+        assert isinstance(self._backend, interface.RunsBatches)
+        votes = len(draws[0])
+        flat = [draw for each in draws for draw in each]
+        found = self._backend.run_batch(
+            flat, np.repeat(images, votes, axis=0), want_purified=self._keep_purified
+        )
+        return [
+            self._merged(images[i : i + 1], mine, found[i * votes : (i + 1) * votes])
+            for i, mine in enumerate(draws)
+        ]
+
+    @property
+    def runs_batches(self) -> bool:
+        """Whether the backend has engines that take several images at a time."""
+        return isinstance(self._backend, interface.RunsBatches) and self._backend.batch_size > 1
+
+    def _merged(
+        self, image: FloatImage, draws: Sequence[Draw], inferences: Iterable[interface.Inference]
+    ) -> Inference:
+        """The votes of one image as one."""
         first: FloatImage | None = None
         votes: list[FloatImage] = []
         purify_s = classify_s = 0.0
-        for draw, inference in zip(draws, self._run(draws, image), strict=True):
-            if inference.purified is not None:
+        for draw, inference in zip(draws, inferences, strict=True):
+            if inference.purified is not None and first is None:
                 first = inference.purified[0].copy()  # the backend may reuse its buffer
             votes.append(self._probabilities(draw.classifier, inference.logits))
             purify_s += inference.purify_s
@@ -108,6 +179,46 @@ class Ensemble:
         return (
             self._backend.run(draw, image, want_purified=self._keep_purified and not vote)
             for vote, draw in enumerate(draws)
+        )
+
+    def _or_skipped(
+        self, count: int, work: Callable[[], list[Inference]]
+    ) -> tuple[list[Inference], str | None]:
+        """What ``work`` gives, or ``count`` skipped inferences and the reason."""
+        try:
+            return work(), None
+        except BackendError as failure:
+            if self._rules.on_error == "raise":
+                raise
+            error = "an engine failed" if self._rules.hide_draw else str(failure)  # which names the engine
+            return [SKIPPED] * count, error
+
+    def _result(
+        self, inferred: Inference, task: Task, error: str | None, times_s: tuple[float, float]
+    ) -> Result:
+        """One image's Result; ``times_s`` are those of preprocessing, and of all but the draw."""
+        rules, (preprocess_s, total_s) = self._rules, times_s
+        accepted = inferred.score is not None and inferred.score >= rules.min_score
+        return Result(
+            label=inferred.label if accepted or inferred.label is None else UNSURE,
+            score=inferred.score,
+            probabilities=inferred.probabilities,
+            draws=() if rules.hide_draw else tuple(task.draws),
+            timings=Timings(
+                preprocess_ms=preprocess_s * 1e3,
+                draw_ms=task.draw_s * 1e3,
+                purify_ms=inferred.purify_s * 1e3,
+                classify_ms=inferred.classify_s * 1e3,
+                total_ms=(total_s + task.draw_s) * 1e3,
+            ),
+            seeded=rules.seeded,
+            error=error,
+            frame_index=task.frame_index,
+            source=task.source,
+            suspicion=inferred.suspicion,
+            _purified=inferred.purified,
+            accepted=accepted,
+            region=task.region,
         )
 
     def _distance(self, image: FloatImage, classifier: int, votes: Sequence[FloatImage]) -> float:

@@ -26,9 +26,9 @@ from sdk.bundle import Bundle, default_bundle
 from sdk.draw import Drawer
 from sdk.errors import BackendError, UsageError
 from sdk.host.cpus import available_cpus
-from sdk.inference import SKIPPED, Ensemble, OnError, Task, check_options
+from sdk.inference import Ensemble, OnError, Rules, Task, check_options
 from sdk.preprocess import Preprocessor, check_frame
-from sdk.result import UNSURE, Result, Timings, Undefended
+from sdk.result import Result, Timings, Undefended
 from sdk.sources.roi import Roi
 from sdk.workers import Workers
 
@@ -79,8 +79,9 @@ class Purifier:
         self.suspicion = suspicion
         self.min_score = min_score
         self.hide_draw = hide_draw
-        self._ensemble = Ensemble(bundle, backend, keep_purified=keep_purified, suspicion=suspicion)
         self._drawer = Drawer(bundle.manifest, seed)
+        rules = Rules(on_error, min_score, hide_draw, self._drawer.seeded)
+        self._ensemble = Ensemble(bundle, backend, rules, keep_purified=keep_purified, suspicion=suspicion)
         self._preprocess = Preprocessor(bundle.manifest.image)
         self._workers: Workers[Preprocessor] | None = None  # started by the first batch that can use them
         self._lock = Lock()
@@ -171,7 +172,7 @@ class Purifier:
             start = perf_counter()
             draws = self._drawer.draw(self.votes)
             task = Task(draws, perf_counter() - start, frame_index, source)
-            return self._decide(frame, task, self._preprocess)
+            return self._ensemble.decide(frame, task, self._preprocess)
 
     def batch(
         self,
@@ -183,7 +184,8 @@ class Purifier:
     ) -> list[Result]:
         """Purify and classify several pictures, each under a draw of its own: regions of one frame, for one.
 
-        Where the backend can run several engines at a time, the pictures are spread over the cores.
+        Where the backend can run several engines at a time, the pictures are spread over the cores; where the
+        bundle has engines for several images, those that drew the same engine share a run.
 
         Args:
             frames: each ``(H, W, 3)`` uint8 BGR of any size; views will do.
@@ -210,10 +212,15 @@ class Purifier:
             draws = self._drawer.draw(self.votes * len(frames))
             draw_s = (perf_counter() - start) / len(frames)
 
+            tasks = [
+                Task(draws[i * self.votes : (i + 1) * self.votes], draw_s, frame_index, source, region)
+                for i, region in enumerate([None] * len(frames) if rois is None else rois)
+            ]
+            if len(frames) > 1 and self._ensemble.runs_batches:
+                return self._ensemble.decide_together(frames, tasks, self._preprocess)
+
             def decide(i: int, preprocess: Preprocessor) -> Result:
-                mine = draws[i * self.votes : (i + 1) * self.votes]
-                task = Task(mine, draw_s, frame_index, source, region=None if rois is None else rois[i])
-                return self._decide(frames[i], task, preprocess)
+                return self._ensemble.decide(frames[i], tasks[i], preprocess)
 
             # pictures that drew the same engines in a row, while their weights are in the cache
             firsts = draws[:: self.votes]
@@ -277,43 +284,6 @@ class Purifier:
             if error is None:
                 raise
             _log.debug("closing failed as well: %s", failure)  # the error on its way is what went wrong
-
-    def _decide(self, frame: Pixels, task: Task, preprocess: Preprocessor) -> Result:
-        """One frame's Result; threads may call it at once, each with a Preprocessor."""
-        start = perf_counter()
-        image = preprocess(frame)
-        preprocessed = perf_counter()
-        error = None
-        try:
-            inferred = self._ensemble.infer(image, task.draws)
-        except BackendError as failure:
-            if self.on_error == "raise":
-                raise
-            inferred = SKIPPED
-            error = "an engine failed" if self.hide_draw else str(failure)  # which names the engine
-        end = perf_counter()
-        accepted = inferred.score is not None and inferred.score >= self.min_score
-        return Result(
-            label=inferred.label if accepted or inferred.label is None else UNSURE,
-            score=inferred.score,
-            probabilities=inferred.probabilities,
-            draws=() if self.hide_draw else tuple(task.draws),
-            timings=Timings(
-                preprocess_ms=(preprocessed - start) * 1e3,
-                draw_ms=task.draw_s * 1e3,
-                purify_ms=inferred.purify_s * 1e3,
-                classify_ms=inferred.classify_s * 1e3,
-                total_ms=(end - start + task.draw_s) * 1e3,
-            ),
-            seeded=self._drawer.seeded,
-            error=error,
-            frame_index=task.frame_index,
-            source=task.source,
-            suspicion=inferred.suspicion,
-            _purified=inferred.purified,
-            accepted=accepted,
-            region=task.region,
-        )
 
     def _check_open(self) -> None:
         if self._closed:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 1),
     help="Number of the deep-learning accelerator that runs what it can of the classifiers.  [default: none]",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(2, 256),
+    help="Build for so many images at a time as well: regions of a frame share runs.  [default: none]",
+)
 @click.option("--dry-run", is_flag=True, help="Only print the commands of NVIDIA's tool that build the same.")
 @click.option("--force", is_flag=True, help="Build even what could be reused.")
 @click.option("--into-bundle", is_flag=True, help="Write into BUNDLE instead of the user's cache.")
@@ -43,6 +48,7 @@ def engines_command(
     workspace: int | None,
     profiles: tuple[str, ...],
     dla: int | None,
+    batch: int | None,
     dry_run: bool,
     force: bool,
     into_bundle: bool,
@@ -68,9 +74,14 @@ def engines_command(
         "dla": dla,
     }
     if dry_run:
+        if batch is not None:
+            raise click.UsageError(
+                "--batch: NVIDIA's tools build the bundle's own files, which take one image"
+            )
         for command in trtexec.dry_run(bundle, target, **wanted):
             echo(command)
         return
+    wanted["batch"] = batch or 1
     if key:
         echo(engines.engines_key(bundle, target, **wanted))
         return
@@ -122,7 +133,8 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         return
     for engine in outcome.engines:
         how = f"built in {engine.build_s:.1f} s" if engine.built else "reused"
-        echo(f"{engine.engine:<14} {engine.precision:<5} {engine.size_bytes / 1e6:6.1f} MB  {how}")
+        times = f" x{engine.batch}" if engine.batch > 1 else ""
+        echo(f"{engine.engine:<14} {engine.precision:<5}{times} {engine.size_bytes / 1e6:6.1f} MB  {how}")
     n_built = sum(engine.built for engine in outcome.engines)
     echo(
         f"{outcome.folder}: {len(outcome.engines)} engines for {outcome.target} "

@@ -67,17 +67,20 @@ class Options:
     """What shapes a build beside the graph; a part of the engine's fingerprint.
 
     ``dla`` is the number of the deep-learning accelerator that runs what it can; None leaves all to the GPU.
+    ``batch`` is how many images it takes at a time.
     """
 
     workspace_mib: int
     profiles: tuple[Profile, ...] = ()
     dla: int | None = None
+    batch: int = 1
 
     def fields(self) -> dict[str, int | str]:
         """For the fingerprint; ``recipe`` counts the changes of this module that change an engine."""
         profiles = {"profiles": " ".join(map(str, self.profiles))} if self.profiles else {}
         dla = {} if self.dla is None else {"dla": self.dla}
-        return {"recipe": 1, "workspace_mib": self.workspace_mib, **profiles, **dla}
+        batch = {} if self.batch == 1 else {"batch": self.batch}
+        return {"recipe": 1, "workspace_mib": self.workspace_mib, **profiles, **dla, **batch}
 
 
 class Built(NamedTuple):

@@ -19,6 +19,7 @@ from pathlib import Path
 from export.tensorrt.build import BuildError, OnPhase, Options, Profile, unwritable
 from export.tensorrt.devices import BuildHost, Target, build_host, find_target
 from export.tensorrt.files import listing, locked, make_folder, publish
+from export.tensorrt.rebatch import with_batch
 from export.tensorrt.worker import Job, build_apart
 from sdk.backends.plan_store import (
     NAMES,
@@ -47,6 +48,7 @@ class Provided:
     plan: str
     size_bytes: int
     build_s: float
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def build_engines(
     workspace_mib: int | None = None,
     profiles: tuple[Profile, ...] = (),
     dla: int | None = None,
+    batch: int = 1,
     force: bool = False,
     into_bundle: bool = False,
     on_step: OnStep = lambda what, done, total: None,
@@ -82,6 +85,7 @@ def build_engines(
         workspace_mib: scratch memory that a layer may take, in MiB; None takes the target's.
         profiles: shape ranges of inputs whose ONNX shape is dynamic.
         dla: number of the deep-learning accelerator that runs what it can of the classifiers.
+        batch: build engines for so many images at a time as well, beside those for one.
         force: build even what could be reused.
         into_bundle: write beside the ONNX files instead of into the user's cache, and list the engines in
             ``bundle.json``; a signature of it is removed.
@@ -94,16 +98,16 @@ def build_engines(
         BuildError: TensorRT refuses an engine, is killed, or the plan can't be written.
         BundleError: the folder for engines inside the bundle leads out of it.
     """
-    run = _plan(bundle, target_name, precisions, (workspace_mib, profiles, dla))
+    run = _plan(bundle, target_name, precisions, (workspace_mib, profiles, dla), batch)
     total = len(run.engines)
     provided: list[Provided] = []
     made: dict[str, Sidecar] = {}  # what was built now, by the plan's path
     try:
         folder = make_folder(bundle, into_bundle)
         with locked(folder, lambda: on_step("waiting for another build", 0, total)):
-            for done, (engine, precision) in enumerate(run.engines):
-                on_step(f"{engine.id} {precision}", done, total)
-                one, sidecar = run.provide(engine, precision, folder, force, on_phase)
+            for done, (engine, precision, size) in enumerate(run.engines):
+                on_step(f"{engine.id} {precision}" + (f" x{size}" if size > 1 else ""), done, total)
+                one, sidecar = run.of_batch(size).provide(engine, precision, folder, force, on_phase)
                 provided.append(one)
                 if one.built:
                     made[one.plan] = sidecar
@@ -130,14 +134,15 @@ def engines_key(
     workspace_mib: int | None = None,
     profiles: tuple[Profile, ...] = (),
     dla: int | None = None,
+    batch: int = 1,
 ) -> str:
     """One hash over the fingerprints of all engines of a run, for a cache that keeps them between runs.
 
     Raises:
         UsageError, BackendError: as ``build_engines``.
     """
-    run = _plan(bundle, target_name, precisions, (workspace_mib, profiles, dla))
-    keys = [run.fingerprint(engine, precision).key for engine, precision in run.engines]
+    run = _plan(bundle, target_name, precisions, (workspace_mib, profiles, dla), batch)
+    keys = [run.of_batch(size).fingerprint(engine, precision).key for engine, precision, size in run.engines]
     return hashlib.sha256(" ".join(keys).encode()).hexdigest()
 
 
@@ -152,11 +157,18 @@ def options_for(target: Target, wanted: Wanted) -> Options:
     return Options(target.workspace_mib if workspace_mib is None else workspace_mib, profiles, dla)
 
 
-def _plan(bundle: Bundle, target_name: str, precisions: Sequence[str], wanted: Wanted) -> _Run:
+def _plan(
+    bundle: Bundle, target_name: str, precisions: Sequence[str], wanted: Wanted, batch: int = 1
+) -> _Run:
     target = find_target(target_name)
     chosen = choose(bundle, target, precisions)
     options = options_for(target, wanted)
-    engines = [(engine, precision) for precision in chosen for engine in bundle.manifest.engines]
+    engines = [
+        (engine, precision, size)
+        for precision in chosen
+        for size in sorted({1, batch})
+        for engine in bundle.manifest.engines
+    ]
     return _Run(bundle, target, build_host(target), options=options, engines=engines)
 
 
@@ -168,7 +180,10 @@ class _Run:
     target: Target
     host: BuildHost
     options: Options
-    engines: list[tuple[Engine, Precision]]
+    engines: list[tuple[Engine, Precision, int]]  # the last: images at a time
+
+    def of_batch(self, size: int) -> _Run:
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, batch=size))
 
     def provide(
         self, engine: Engine, precision: Precision, folder: Path, force: bool, on_phase: OnPhase
@@ -181,7 +196,8 @@ class _Run:
         now = time.time_ns()  # the kernel's own stamps are too coarse to order two quick runs by
         os.utime(plan, ns=(now, now), follow_symlinks=False)  # the runtime takes the last built or reused
         provided = Provided(
-            engine.id, precision, found is None, str(plan), sidecar.plan_size_bytes, sidecar.build_s
+            *(engine.id, precision, found is None, str(plan), sidecar.plan_size_bytes, sidecar.build_s),
+            batch=self.options.batch,
         )
         return provided, sidecar
 
@@ -224,6 +240,8 @@ class _Run:
             name = f"timings.{self.host.version}.{'_'.join(self.host.capabilities)}.cache"
             timings = plan.parent / name  # whose lock we hold
         onnx = self.bundle.read(engine.onnx[precision])  # the bytes that the fingerprint names
+        if self.options.batch > 1:
+            onnx = with_batch(onnx, self.options.batch, engine, precision)
         file = AtomicFile(plan, inside=plan.parent)
         file.create()
         job = Job(

@@ -75,6 +75,17 @@ class RunsVotes(Protocol):
         ...
 
 
+@runtime_checkable
+class RunsBatches(Protocol):
+    """A backend that may have engines for several images at a time."""
+
+    batch_size: int  #: how many; 1 where it has no such engines
+
+    def run_batch(self, draws: Sequence[Draw], images: Float, *, want_purified: bool) -> list[Inference]:
+        """``Backend.run`` for each draw and its image, ``(N, 3, H, W)``; those that drew alike share runs."""
+        ...
+
+
 def checked(output: Float, shape: tuple[int, ...], engine_id: str) -> Float:
     """``output``, if it is what a sound engine gives; an attacker may have found an input that breaks it."""
     if output.shape != shape:

@@ -104,6 +104,12 @@ class BuiltEngine:
     plan: Path
     sidecar: Sidecar
 
+    @property
+    def batch(self) -> int:
+        """Images that it takes at a time."""
+        batch = self.sidecar.fingerprint.options.get("batch", 1)
+        return batch if isinstance(batch, int) else 0
+
     def read(self) -> bytes:
         """The plan's bytes, once they are known to be those that were built.
 
@@ -127,11 +133,13 @@ class BuiltEngine:
         return data
 
 
-def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host) -> BuiltEngine:
+def find_engine(
+    bundle: Bundle, engine: Engine, precision: Precision, host: Host, *, batch: int = 1
+) -> BuiltEngine:
     """The engine that ``host`` may load: built from this very ONNX file, for this version and GPU.
 
-    Engines that the bundle's manifest lists come before those in the cache; among several, the last built or
-    reused is taken, whatever its options.
+    ``batch`` is how many images it takes at a time. Engines that the manifest lists come before those in the
+    cache; among several, the last built or reused is taken.
 
     Raises:
         BackendError: there is none; the message says what differs in the nearest, and how to build it. Or
@@ -142,9 +150,9 @@ def find_engine(bundle: Bundle, engine: Engine, precision: Precision, host: Host
     for engines in _trusted(bundle, engine.id, precision):
         for built in _newest_first(engines):
             differences = _differences(built.sidecar.fingerprint, sha256, host)
-            if not differences:
+            if not differences and built.batch == batch:
                 return built
-            differing.append((differences, built))
+            differing += [(differences, built)] if built.batch == batch else []
     what = f"engine {engine.id} ({precision}): "
     if differing:
         differences, nearest = min(differing, key=lambda entry: len(entry[0]))

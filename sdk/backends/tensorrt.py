@@ -69,15 +69,17 @@ class TensorRtBackend:
         self._gpu_thread = GpuThread(held.release)
         weakref.finalize(self, self._gpu_thread.close, wait=False).atexit = False  # the thread has its own
 
-        def load() -> Precision:
+        def load() -> Bank:
             held.bank = Bank(bundle, name, precision, library, open_driver)
-            return held.bank.precision
+            return held.bank
 
         try:
-            self.precision: Precision = self._hand_over(load)
+            bank = self._hand_over(load)
         except BaseException:
             self.close()
             raise
+        self.precision: Precision = bank.precision
+        self.batch_size = bank.batch_size
 
     def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
         return self.run_votes([draw], image, want_purified=want_purified)[0]
@@ -87,6 +89,14 @@ class TensorRtBackend:
         found = self._hand_over(lambda: held.loaded().run_votes(draws, image, want_purified))
         if found[0].purified is not None:
             checked(found[0].purified, image.shape, draws[0].purifier_id)
+        return found
+
+    def run_batch(self, draws: Sequence[Draw], images: Float, *, want_purified: bool) -> list[Inference]:
+        held = self._held
+        found = self._hand_over(lambda: held.loaded().run_batch(draws, images, want_purified))
+        for draw, one in zip(draws, found, strict=True):
+            if one.purified is not None:
+                checked(one.purified, (1, *images.shape[1:]), draw.purifier_id)
         return found
 
     def purify(self, purifier: int, image: Float, random_inputs: Mapping[str, np.ndarray]) -> Float:

@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from sdk.backends.cuda import Array, Driver
+from sdk.backends.engine_set import EngineSet, Pass, by_row, find_batch, shared_runs
 from sdk.backends.interface import Float, Inference
 from sdk.backends.plan_store import BuiltEngine, EngineBackend, Host, build_command, find_engine
 from sdk.backends.runtime_cache import RuntimeCache, runtime_cache
 from sdk.backends.tensorrt_engine import Buffer, Library, LoadedEngine
-from sdk.bundle import Bundle, Precision, RandomInput
+from sdk.bundle import Bundle, Precision
 from sdk.draw import Draw, encode_subset
 from sdk.errors import BackendError
 from sdk.host.hardware import jetson_model
@@ -28,14 +28,6 @@ AUTO_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")  # the first that is b
 MIN_SCRATCH_BYTES = 256  # CUDA refuses to allocate nothing
 
 _log = logging.getLogger("sdk")
-
-
-class _Pass(NamedTuple):
-    """Engines that run one into the next, the arrays that they are fed, and the buffers that are wanted."""
-
-    engines: Sequence[LoadedEngine]
-    feeds: Sequence[tuple[Buffer, Array]]
-    wanted: Sequence[Buffer]
 
 
 class Bank:
@@ -60,7 +52,7 @@ class Bank:
         self._held = held = ExitStack()
         self._recorded: list[int] = []  # events, as many as the most votes took
         self._hosts: dict[tuple[int, int], Array] = {}  # of votes after the first, by the buffer's address
-        self._graphs: dict[str, int] = {}  # by engine
+        self._graphs: dict[LoadedEngine, int] = {}
         held.callback(driver.close)
         try:
             gpu = driver.gpu
@@ -73,10 +65,20 @@ class Bank:
             self._events(3)
             library.open()
             held.callback(library.close)
-            self._load(bundle, library, built, build_command(bundle, name, self.precision), held)
-            cache = _runtime_cache(bundle, host, library, built)
+            several = find_batch(bundle, self.precision, host)
+            sets = [(1, built)] if several is None else [(1, built), several]
+            rebuild = build_command(bundle, name, self.precision)
+            self._sets = [
+                EngineSet(bundle, library, self._buffer, held, built=plans, rebuild=rebuild, batch=batch)
+                for batch, plans in sets
+            ]
+            self._one, self._several = self._sets[0], self._sets[-1]
+            cache = _runtime_cache(
+                bundle, host, library, [plan for _, plans in sets for plan in plans.values()]
+            )
             self._bind(held, cache)
-            self._warm_up(bundle)
+            for each in self._sets:
+                self._warm_up(bundle, each)
             self._capture(held)
             if cache is not None:
                 cache.keep()
@@ -89,71 +91,65 @@ class Bank:
         """The chain, once a draw: the image goes up once, and the first purified image alone comes down."""
         passes = []
         for vote, draw in enumerate(draws):
-            purifier, classifier = self._purifiers[draw.purifier], self._classifiers[draw.classifier]
+            one = self._one
+            purifier, classifier = one.purifiers[draw.purifier], one.classifiers[draw.classifier]
             feeds = self._feeds(purifier, {"image": image, **draw.random_inputs})
             if vote:
-                feeds = [(buffer, array) for buffer, array in feeds if buffer is not self._image]
-            wanted = [self._purified, self._logits] if want_purified and not vote else [self._logits]
-            passes.append(_Pass([purifier, classifier], feeds, wanted))
+                feeds = [(buffer, array) for buffer, array in feeds if buffer is not one.image]
+            wanted = [one.purified, one.logits] if want_purified and not vote else [one.logits]
+            passes.append(Pass([purifier, classifier], feeds, wanted))
         return [
             Inference(outputs[-1], outputs[0] if len(outputs) > 1 else None, *times_s)
             for outputs, times_s in self._chain(passes)
         ]
 
+    @property
+    def batch_size(self) -> int:
+        """How many images the largest engines take at a time."""
+        return self._several.batch
+
+    def run_batch(self, draws: Sequence[Draw], images: Float, want_purified: bool) -> list[Inference]:
+        """Each image under its draw; those that drew the same purifier share its run, and upload.
+
+        Of each classifier that one of them drew there is a run over all, of which the others' rows are left.
+        """
+        passes: list[Pass] = []
+        members: list[tuple[list[int], list[int]]] = []  # of each pass: the purifier's rows, the classifier's
+        for rows in shared_runs([draw.purifier for draw in draws], self._several.batch):
+            engines = self._one if len(rows) == 1 else self._several
+            purifier = engines.purifiers[draws[rows[0]].purifier]
+            padded = [*rows, *rows[-1:] * (engines.batch - len(rows))]
+            random_inputs = {
+                name: np.concatenate([draws[row].random_inputs[name] for row in padded])
+                for name in draws[rows[0]].random_inputs
+            }
+            feeds = self._feeds(purifier, {"image": images[padded], **random_inputs})
+            for j in dict.fromkeys(draws[row].classifier for row in rows):
+                classifier, is_first = engines.classifiers[j], bool(feeds)
+                wanted = (
+                    [engines.purified, engines.logits] if want_purified and is_first else [engines.logits]
+                )
+                chain = [purifier, classifier] if is_first else [classifier]
+                passes.append(Pass(chain, feeds, wanted))
+                members.append((rows, [row for row in rows if draws[row].classifier == j]))
+                feeds = []
+        return by_row(self._chain(passes), passes, members, len(draws))
+
     def purify(self, purifier: int, image: Float, random_inputs: Mapping[str, np.ndarray]) -> Float:
-        engine = self._purifiers[purifier]
+        engine = self._one.purifiers[purifier]
         feeds = self._feeds(engine, {"image": image, **random_inputs})
-        return self._chain([_Pass([engine], feeds, [self._purified])])[0][0][0]
+        return self._chain([Pass([engine], feeds, [self._one.purified])])[0][0][0]
 
     def classify(self, classifier: int, image: Float) -> Float:
-        engine = self._classifiers[classifier]
+        engine = self._one.classifiers[classifier]
         feeds = self._feeds(engine, {"image": image})
-        return self._chain([_Pass([engine], feeds, [self._logits])])[0][0][0]
+        return self._chain([Pass([engine], feeds, [self._one.logits])])[0][0][0]
 
     def close(self) -> None:
         self._held.close()
 
-    def _load(
-        self,
-        bundle: Bundle,
-        library: Library,
-        built: Mapping[str, BuiltEngine],
-        rebuild: str,
-        held: ExitStack,
-    ) -> None:
-        """Allocate the buffers and deserialize the engines.
-
-        The purified image's buffer is each purifier's output and each classifier's input: that is the chain.
-        """
-        manifest = bundle.manifest
-        shape = (1, 3, manifest.image.height, manifest.image.width)
-        self._image = self._buffer("float32", shape, held)
-        self._purified = self._buffer("float32", shape, held)
-        self._logits = self._buffer("float32", (1, len(bundle.labels)), held)
-        random_inputs: dict[RandomInput, Buffer] = {}
-        for spec in {spec: None for engine in manifest.purifiers for spec in engine.random_inputs}:
-            random_inputs[spec] = self._buffer(spec.dtype, spec.shape, held)
-
-        def load(engine_id: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> LoadedEngine:
-            loaded = LoadedEngine(library, built[engine_id], inputs, outputs, rebuild)
-            held.callback(loaded.close)
-            return loaded
-
-        self._purifiers = [
-            load(
-                engine.id,
-                {"image": self._image} | {spec.name: random_inputs[spec] for spec in engine.random_inputs},
-                {"purified": self._purified},
-            )
-            for engine in manifest.purifiers
-        ]
-        self._classifiers = [
-            load(engine.id, {"image": self._purified}, {"logits": self._logits})
-            for engine in manifest.classifiers
-        ]
-
     def _bind(self, held: ExitStack, cache: RuntimeCache | None) -> None:
-        engines = (*self._purifiers, *self._classifiers)
+        engines = [engine for each in self._sets for engine in each.engines]
         size_bytes = max(MIN_SCRATCH_BYTES, *(engine.scratch_bytes for engine in engines))
         scratch = self._driver.allocate(size_bytes)
         held.callback(self._driver.free, scratch)
@@ -163,35 +159,37 @@ class Bank:
             held.callback(engine.unbind)
             engine.bind(scratch, size_bytes, cache)
 
-    def _warm_up(self, bundle: Bundle) -> None:
+    def _warm_up(self, bundle: Bundle, engines: EngineSet) -> None:
         """Run every engine once: to prove that it runs, and because the first run loads its kernels."""
-        image = np.full(self._image.shape, 0.5, np.float32)
-        for index, engine in enumerate(bundle.manifest.purifiers):
+        image = np.full(engines.image.shape, 0.5, np.float32)
+        for loaded, engine in zip(engines.purifiers, bundle.manifest.purifiers, strict=True):
             random_inputs = {
-                spec.name: encode_subset(spec, np.arange(spec.take)) for spec in engine.random_inputs
+                spec.name: np.repeat(encode_subset(spec, np.arange(spec.take)), engines.batch, axis=0)
+                for spec in engine.random_inputs
             }
-            self.purify(index, image, random_inputs)
-        for index in range(len(self._classifiers)):
-            self.classify(index, image)
+            feeds = self._feeds(loaded, {"image": image, **random_inputs})
+            self._chain([Pass([loaded], feeds, [engines.purified])])
+        for loaded in engines.classifiers:
+            self._chain([Pass([loaded], self._feeds(loaded, {"image": image}), [engines.logits])])
 
     def _capture(self, held: ExitStack) -> None:
         """Make each engine's CUDA graph: a launch costs less of the CPU than an enqueue, which bounds so
         small networks. An engine that can't be captured is enqueued."""
-        for engine in (*self._purifiers, *self._classifiers):
+        for engine in (engine for each in self._sets for engine in each.engines):
             graph = self._driver.capture(self._stream, partial(engine.enqueue, self._stream))
             if graph is None:
                 _log.debug("engine %s: runs without a CUDA graph", engine.id)
                 continue
             held.callback(self._driver.destroy_graph, graph)
-            self._graphs[engine.id] = graph
+            self._graphs[engine] = graph
 
     def _enqueue(self, engine: LoadedEngine) -> None:
-        if engine.id in self._graphs:
-            self._driver.launch(self._graphs[engine.id], self._stream)
+        if engine in self._graphs:
+            self._driver.launch(self._graphs[engine], self._stream)
         else:
             engine.enqueue(self._stream)
 
-    def _chain(self, passes: Sequence[_Pass]) -> list[tuple[list[Array], list[float]]]:
+    def _chain(self, passes: Sequence[Pass]) -> list[tuple[list[Array], list[float]]]:
         """Feed each pass, run its engines one into the next, and fetch; wait once, for all.
 
         Returns, for each pass, copies of what it wants and the seconds of each engine, its uploads included.
@@ -257,11 +255,11 @@ class Bank:
             )
         return [(engine.inputs[name], array) for name, array in arrays.items()]
 
-    def _buffer(self, dtype: str, shape: tuple[int, ...], held: ExitStack) -> Buffer:
+    def _buffer(self, dtype: str, shape: tuple[int, ...]) -> Buffer:
         host = self._driver.allocate_host(shape, dtype)
-        held.callback(self._driver.free_host, host)
+        self._held.callback(self._driver.free_host, host)
         address = self._driver.allocate(host.nbytes)
-        held.callback(self._driver.free, address)
+        self._held.callback(self._driver.free, address)
         return Buffer(dtype, shape, address, host)
 
 
@@ -282,12 +280,12 @@ def _find_engines(
 
 
 def _runtime_cache(
-    bundle: Bundle, host: Host, library: Library, built: Mapping[str, BuiltEngine]
+    bundle: Bundle, host: Host, library: Library, built: Sequence[BuiltEngine]
 ) -> RuntimeCache | None:
     """Where the library compiles kernels on this device, their cache; None where its builder did."""
     if host.backend != "tensorrt-rtx" or not hasattr(library.module, "IRuntimeCache"):
         return None
-    return runtime_cache(bundle, host, (engine.sidecar.plan_sha256 for engine in built.values()))
+    return runtime_cache(bundle, host, (engine.sidecar.plan_sha256 for engine in built))
 
 
 def _listed(signature: Mapping[str, str]) -> str:

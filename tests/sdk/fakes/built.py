@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from export.tensorrt.rebatch import with_batch
 from sdk.backends.plan_store import (
     SCHEMA,
     EngineBackend,
@@ -28,16 +29,23 @@ def write_engines(
     capabilities: tuple[str, ...] = ("8.7",),
     multiprocessors: int | None = None,
     plans: Mapping[str, bytes] | None = None,
+    batch: int = 1,
 ) -> Path:
-    """'Build' every engine of ``bundle`` into the user's cache; ``plans`` replaces some by id."""
+    """'Build' every engine of ``bundle`` into the user's cache; ``plans`` replaces some by id.
+
+    ``batch`` builds those for so many images at a time.
+    """
+    options: dict[str, int | str] = {} if batch == 1 else {"batch": batch}
     folder = make_cache_folder(bundle)
     for engine in bundle.manifest.engines:
         for precision, file in engine.onnx.items():
             fingerprint = Fingerprint(
-                backend, version, file.sha256, precision, capabilities, gpu, None, multiprocessors
+                *(backend, version, file.sha256, precision, capabilities, gpu, None, multiprocessors),
+                options=options,
             )
             path = plan_path(folder, engine.id, fingerprint)
-            path.write_bytes((plans or {}).get(engine.id) or bundle.path(file).read_bytes())
+            plan = (plans or {}).get(engine.id) or bundle.path(file).read_bytes()
+            path.write_bytes(plan if batch == 1 else with_batch(plan, batch, engine, precision))
             sidecar = Sidecar(
                 schema=SCHEMA,
                 engine=engine.id,
