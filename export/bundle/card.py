@@ -157,14 +157,17 @@ def _measured(measured: tuple[dict[str, Any], ...]) -> Iterator[str]:
 
 
 def _held_to(manifest: Manifest) -> Iterator[str]:
-    if manifest.twin is not None:
+    if not manifest.has_external_classifier:
         yield f"When the bundle was written, every engine was within {BOUND:.0e} of its torch twin (pixels"
         yield "in [0, 1], logits) under the same draws; `edge-export verify` repeats that."
         return
-    yield "The classifier is a foreign ONNX file, and the purifiers were not trained with it. There is no"
-    yield "torch twin: white-box robustness is **not measured**. When the bundle was written, every purifier"
-    yield f"was within {BOUND:.0e} of its torch model under the same draws, and the classifier decided"
-    yield f"as the file given, its logits within {AMPLIFIED.max_abs:.0%} of their standard deviation."
+    trained_with = "foreign_classifier" not in manifest.provenance
+    yield "The classifier is an ONNX file that its user brought; white-box attacks go through its own graph."
+    if not trained_with:
+        yield "The purifiers were **not trained with it**."
+    yield f"When the bundle was written, every purifier was within {BOUND:.0e} of its torch model under the"
+    yield "same draws, and the classifier decided as the file given, its logits within "
+    yield f"{AMPLIFIED.max_abs:.0%} of their standard deviation."
 
 
 def _provenance(provenance: Mapping[str, Any]) -> Iterator[str]:

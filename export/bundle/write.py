@@ -38,6 +38,7 @@ from sdk.bundle import (
 from sdk.bundle.deviation import Deviation
 from sdk.errors import UsageError
 from trainer.models.defence import Defence
+from trainer.models.onnx_classifier import find
 from trainer.models.twin import read_twin, save_twin
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def write_bundle(
         name: the bundle's name; where it is None, the training config's, or that of the foreign
             classifier's file.
         force: replace the bundle that is in ``out``.
-        foreign: the classifier in place of the defence's own; such a bundle has no twin.
+        foreign: the classifier in place of the defence's own.
         n_images: images that every engine is compared with what it was made from on.
         lowering: the precisions that it gets beside FP32, and by which images.
         report: a file, ``.json`` or ``.xml``, for everything that was measured.
@@ -83,9 +84,13 @@ def write_bundle(
     _check_purifies(loaded)
     out = out.resolve()
     _check_target(out, force)
+    chosen = name or (loaded.config["name"] if foreign is None else foreign.path.stem)
+    if foreign is None and find(loaded.defence.classifier) is not None:
+        from export.external_classifier.trained import trained_classifier
+
+        foreign = trained_classifier(loaded)
     try:
         with staged(out, force) as folder:
-            chosen = name or (loaded.config["name"] if foreign is None else foreign.path.stem)
             _fill(folder, loaded, chosen, foreign, on_step)
             return add_precisions(
                 folder,
@@ -141,13 +146,14 @@ def _fill(
     image = _image(loaded, foreign)
     (folder / "onnx").mkdir()
     purifiers = _write_purifiers(folder, defence, image, on_step)
-    labels, twin, provenance = loaded.labels, None, loaded.provenance
+    labels, config, provenance = loaded.labels, loaded.config["model"], loaded.provenance
+    save_twin(defence, folder / "twin.safetensors", purifiers_alone=foreign is not None)
     if foreign is None:
         classifiers = _write_classifiers(folder, defence, image, on_step)
-        save_twin(defence, folder / "twin.safetensors")
-        twin = Twin(weights=_file(folder, "twin.safetensors"), config=loaded.config["model"])
     else:
         classifiers = _write_foreign(folder, foreign, on_step)
+    if foreign is not None and not foreign.trained_with:
+        config = {**config, "n_classes": len(foreign.labels), "classifier": {"kind": "onnx"}}
         # what was measured of the purifiers' own classifier says nothing of this one
         purifiers_from = {"name": loaded.config["name"], **_without_figures(loaded.provenance)}
         labels = foreign.labels
@@ -164,7 +170,7 @@ def _fill(
         purifiers=purifiers,
         classifiers=classifiers,
         golden=_file(folder, "golden.npz"),
-        twin=twin,
+        twin=Twin(weights=_file(folder, "twin.safetensors"), config=config),
         provenance={**provenance, "export": _toolchain()},
     )
     (folder / "MODEL_CARD.md").write_text(render(manifest, labels), encoding="utf-8")
@@ -214,7 +220,10 @@ def _write_classifiers(folder: Path, defence: Defence, image: Image, on_step: On
 
 def _write_foreign(folder: Path, foreign: ForeignClassifier, on_step: OnStep) -> tuple[Engine, ...]:
     on_step(id := "classifier-00")
-    return (Engine(id, {"fp32": _write_onnx(folder, id, compressed(foreign.engine_bytes(id)))}),)
+    content = foreign.engine_bytes(id)
+    if content != foreign.content:  # a file that is an engine already stays as it is
+        content = compressed(content)
+    return (Engine(id, {"fp32": _write_onnx(folder, id, content)}),)
 
 
 def _comparison(defence: Defence, foreign: ForeignClassifier | None, n_images: int) -> CompareFp32:

@@ -69,7 +69,7 @@ def classifier_parity(
             against,
             _classify(backend, index, purified),
             classify(purified, index).numpy(),
-            relative=bundle.manifest.twin is None,  # the scale of a foreign classifier's logits is its own
+            relative=bundle.manifest.has_external_classifier,  # whose logits have a scale of their own
         )
         for index, engine in enumerate(bundle.manifest.classifiers)
     ]

@@ -119,7 +119,7 @@ def graph_kinds(bundle: Bundle, precision: Precision) -> tuple[GraphKind, ...]:
 
 def _check_operators(bundle: Bundle) -> None:
     """That TensorRT 10.3 takes our graphs; a foreign classifier may need a later one, and is left alone."""
-    if bundle.manifest.twin is not None and find_spec("onnx") is not None:
+    if not bundle.manifest.has_external_classifier and find_spec("onnx") is not None:
         from export.checks.trt_operators import check_bundle
 
         check_bundle(bundle)
@@ -127,9 +127,11 @@ def _check_operators(bundle: Bundle) -> None:
 
 def _against_twin(bundle: Bundle, backend: Backend, n_images: int) -> list[Deviation]:
     # torch is imported only here, so that a device without it can verify a bundle too
-    from export.checks.twin_parity import parity
-    from trainer.models.twin import read_twin
+    from export.checks.twin_parity import parity, purifier_parity
+    from trainer.models.twin import read_purifiers, read_twin
 
+    if bundle.manifest.has_external_classifier:  # its file is all that it could be compared with
+        return purifier_parity(bundle, backend, read_purifiers(bundle), n_images=n_images)
     return parity(bundle, backend, read_twin(bundle), n_images=n_images)
 
 

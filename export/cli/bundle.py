@@ -96,7 +96,7 @@ def bundle_command(
     OUT appears whole and verified, or not at all.
 
     With --classifier-onnx, CHECKPOINT may be a bundle too: its purifiers are taken. --mean and --std are in
-    the classifier's own range and order of channels. Such a bundle has no torch twin.
+    the classifier's own range and order of channels.
     """
     require("bundle", *options.TOOLS)
     from export.bundle.write import write_bundle
@@ -147,11 +147,11 @@ def _load(checkpoint: Path, classifier_onnx: Path | None, *, trust_code: bool) -
             hint="give a checkpoint's file, or --classifier-onnx with a bundle",
         )
     from sdk.bundle import Bundle
-    from trainer.models.twin import read_twin
+    from trainer.models.twin import read_purifiers
 
     bundle = Bundle.open(checkpoint)
-    defence, manifest = read_twin(bundle, trust_code=trust_code), bundle.manifest
-    assert manifest.twin is not None  # read_twin refuses a bundle without one
+    defence, manifest = read_purifiers(bundle), bundle.manifest
+    assert manifest.twin is not None  # read_purifiers refuses a bundle without one
     config = {"name": manifest.name, "model": manifest.twin.config}
     kept = {key: value for key, value in manifest.provenance.items() if key not in ("export", "precisions")}
     return Loaded(defence, config, bundle.labels, kept)

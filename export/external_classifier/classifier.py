@@ -6,6 +6,7 @@ every engine takes: float32 (1, 3, H, W), RGB in [0, 1]. It has no torch twin.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from export.external_classifier.reading import first_line, refusal
 from export.inputs.synthetic_images import synthetic_images
 from export.precision.graph import finished
 from export.precision.ranges import session
-from export.torch_to_onnx import OPSET, ExportError
+from export.torch_to_onnx import IR_VERSION, OPSET, ExportError
 from sdk.arrays import FloatImage
 from sdk.errors import UsageError
 
@@ -51,6 +52,8 @@ class ForeignClassifier:
         height, width: of its images.
         scores: "logits" or "probabilities".
         notes: what was changed on the way to an engine, each as a short sentence.
+        content: the file's bytes.
+        trained_with: whether the purifiers before it were trained with it.
         says: where it comes from, for the provenance.
 
     Raises:
@@ -72,7 +75,8 @@ class ForeignClassifier:
         prepared = prepare(path, conventions, output=output, image_size=image_size, samples=_samples)
         self.model, self._input = prepared.model, prepared.input
         self.height, self.width = prepared.height, prepared.width
-        self.notes, self._sha256 = list(prepared.notes), prepared.sha256
+        self.notes, self.content = list(prepared.notes), prepared.content
+        self.trained_with = False
         self._output = output
         self._given = session(self.model.SerializeToString(), str(path))
         found = self._scores(_samples(self.height, self.width))
@@ -85,7 +89,7 @@ class ForeignClassifier:
     def says(self) -> dict[str, Any]:
         return {
             "file": self.path.name,
-            "sha256": self._sha256,
+            "sha256": hashlib.sha256(self.content).hexdigest(),
             **msgspec.structs.asdict(self.conventions),
             "scores": self.scores,
             **({} if self._output is None else {"output": self._output}),
@@ -103,9 +107,13 @@ class ForeignClassifier:
     def engine_bytes(self, name: str) -> bytes:
         """The classifier as an engine's ONNX file: input ``image``, output ``logits``.
 
+        A file that is one already stays as it is, byte for byte.
+
         Raises:
             ExportError: an operator or the opset can't be brought to opset 18.
         """
+        if self._is_engine():
+            return self.content
         for node in self.model.graph.node:
             if node.domain not in ("", "ai.onnx") or node.op_type in SUBGRAPHS:
                 operator = f"{node.domain}.{node.op_type}".lstrip(".")
@@ -121,6 +129,21 @@ class ForeignClassifier:
         wrapped = helper.make_model(helper.make_graph([], name, inputs, outputs))
         back, back_weights = score_kinds.nodes(self.n_scores, self.scores)
         return finished(wrapped, [*front, *nodes, *back], [*front_weights, *weights, *back_weights])
+
+    def _is_engine(self) -> bool:
+        """Whether the file needs nothing: an engine of a bundle, of this or another one."""
+        if self.conventions != Conventions() or self.scores != "logits" or self.notes:
+            return False
+        model = onnx.load_model_from_string(self.content)
+        values = [*model.graph.input, *model.graph.output]
+        shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values]
+        opsets = [(entry.domain, entry.version) for entry in model.opset_import]
+        is_whole = all(weight.data_location != weight.EXTERNAL for weight in model.graph.initializer)
+        return (
+            [value.name for value in values] == ["image", "logits"]
+            and shapes == [[1, 3, self.height, self.width], [1, len(self.labels)]]
+            and (opsets, model.ir_version <= IR_VERSION, is_whole) == ([("", OPSET)], True, True)
+        )
 
     def _in_our_opset(self) -> onnx.ModelProto:
         if self._opset == OPSET:

@@ -51,7 +51,7 @@ class Prepared:
         height, width: of its image.
         notes: what was changed, each as a short sentence.
         ends_in_sigmoid: whether a sigmoid makes the scores.
-        sha256: of the file's bytes.
+        content: the file's bytes.
     """
 
     model: onnx.ModelProto
@@ -61,7 +61,7 @@ class Prepared:
     width: int
     notes: tuple[str, ...]
     ends_in_sigmoid: bool
-    sha256: str
+    content: bytes
 
 
 def prepare(
@@ -85,7 +85,7 @@ def prepare(
         UsageError: the file is no classifier of one image, or leaves open what must be given.
         ExportError: what it computes would change.
     """
-    model, sha256 = read_model(path)
+    model, content = read_model(path)
     refuse_quantized(path, model)
     given = only_input(path, model)
     name = choose_output(path, model, output)
@@ -107,7 +107,7 @@ def prepare(
         _one_image(model, batch)
         notes.append(f"a batch of {batch} became one image")
     ends_in_sigmoid = maker_of(model, name) == "Sigmoid"
-    prepared = Prepared(model, given.name, name, height, width, tuple(notes), ends_in_sigmoid, sha256=sha256)
+    prepared = Prepared(model, given.name, name, height, width, tuple(notes), ends_in_sigmoid, content=content)
     inputs = conventions.apply(samples(height, width))
     inputs = np.rint(inputs) if kind in INTEGERS else inputs
     found = _runs(path, model, given.name, inputs)

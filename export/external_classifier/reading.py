@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,8 +17,8 @@ SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
-def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
-    """The model in ``path``, with the weights that lie in files beside it, and the sha256 of its bytes.
+def read_model(path: Path) -> tuple[onnx.ModelProto, bytes]:
+    """The model in ``path``, with the weights that lie in files beside it, and its bytes.
 
     Raises:
         UsageError: absent, or no ONNX model.
@@ -33,7 +32,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's, ONNX's and the file system's errors alike
         raise refusal(path, f"not readable as an ONNX model: {first_line(error)}") from None
-    return model, hashlib.sha256(content).hexdigest()
+    return model, content
 
 
 def refuse_quantized(path: Path, model: onnx.ModelProto) -> None:

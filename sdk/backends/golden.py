@@ -96,7 +96,7 @@ def replay(bundle: Bundle, backend: Backend, golden: Golden) -> list[Deviation]:
             np.stack([got for got, _ in pairs]),
             np.stack([expected for _, expected in pairs]),
             backend.precision,
-            relative=bundle.manifest.twin is None,  # the scale of a foreign classifier's logits is its own
+            relative=bundle.manifest.has_external_classifier,  # whose logits have a scale of their own
         )
         for output, by_engine in (("purified image", purified_by), ("logits", logits_by))
         for engine, pairs in by_engine.items()

@@ -144,6 +144,11 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
     plans: tuple[File, ...] = ()
     calibration: Calibration | None = None
 
+    @property
+    def has_external_classifier(self) -> bool:
+        """Whether the classifier is a user's own, whose ONNX graph is all that there is of it."""
+        return self.twin is None or self.twin.config.get("classifier", {}).get("kind") == "onnx"
+
     def __post_init__(self) -> None:
         if self.version is not None and not 1 <= self.version < 1 << 63:
             raise ValueError(f"version: expected 1 to 2**63 - 1, got {self.version}")

@@ -165,7 +165,6 @@ def _evaluate(task: Task, best: Path, heartbeat: Callable[[], None]) -> dict[str
     with open_target(best, trust_code=True) as target:
         images = first_test_images(task.variant, task.data, task.images)
         check_fit(target, images)
-        assert target.twin is not None  # a checkpoint is its own
         draws = DRAWS if target.n_draws > 1 else 1
         n_passes = target.twin.n_purifiers  # each purifier once: the exact mean of the bank
         budget = Budget("ablation", RUNGS, task.images, draws=draws, steps=STEPS, samples=n_passes)

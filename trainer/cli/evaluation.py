@@ -125,11 +125,6 @@ def _run(request: Request, outputs: Outputs, on_progress: OnProgress, team: Team
                 if path is not None:
                     precision = _precision_for(path, request.precision)
                     others[role] = stack.enter_context(request.open(path, precision))
-            if "ordinary" in others and others["ordinary"].twin is None:
-                raise UsageError(
-                    f"--ordinary {request.ordinary}: there is no twin in it to attack",
-                    hint="name a bundle or checkpoint of this project",
-                )
             found = evaluate(target, images, settings, **others)
         if team.rank == 0:
             _write(found, target, images, settings, outputs)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle.write import write_bundle
@@ -18,7 +19,7 @@ from export.inputs.synthetic_images import synthetic_images
 from export.precision.ranges import session
 from export.torch_to_onnx import ExportError
 from sdk.bundle import Bundle
-from sdk.errors import BundleError, UsageError
+from sdk.errors import UsageError
 from sdk.purifier import Purifier
 from tests.export.cli.helpers import assert_one_line, run
 from tests.export.tensorrt.helpers import build_size_bytes
@@ -154,7 +155,7 @@ def test_nothing_of_the_files_own_names_remains_and_the_header_is_ours(tmp_path:
     assert b"/model" not in data
 
 
-def test_a_bundle_around_it_runs_and_says_that_white_box_is_not_measured(
+def test_a_bundle_around_it_runs_and_is_attacked_through_the_files_own_graph(
     checkpoint_path: Path, labels_path: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "bundle"
@@ -166,12 +167,21 @@ def test_a_bundle_around_it_runs_and_says_that_white_box_is_not_measured(
     assert 0 < found["purifier-00", "twin"] <= 1e-4
     assert 0 < found["classifier-00", "file given"] <= 1e-4
     bundle = Bundle.open(out)
-    assert (bundle.labels, bundle.manifest.twin, len(bundle.manifest.classifiers)) == (LABELS, None, 1)
+    assert (bundle.labels, len(bundle.manifest.classifiers)) == (LABELS, 1)
+    assert bundle.manifest.has_external_classifier
     assert bundle.manifest.provenance["foreign_classifier"]["file"] == "net.onnx"
     card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "white-box robustness is **not measured**" in card
-    with pytest.raises(BundleError, match="it has no twin"):
-        read_twin(bundle)
+    assert "white-box attacks go through its own graph" in card
+    assert "The purifiers were **not trained with it**." in card
+    twin = read_twin(bundle)
+    draw = twin.draw(3, torch.Generator().manual_seed(0))
+    attacked = torch.from_numpy(images(3)).requires_grad_()
+    logits = twin(attacked, draw)
+    logits.square().sum().backward()
+    assert attacked.grad.abs().max() > 0
+    foreign = ForeignClassifier(tmp_path / "net.onnx", LABELS, IMAGENET)
+    expected = foreign.classify(twin.purify(attacked, draw).detach().numpy())
+    assert np.abs(logits.detach().numpy() - expected).max() < 1e-3
     for engine in bundle.manifest.classifiers:
         assert build_size_bytes(bundle.path(engine.onnx["fp16"]).read_bytes()) > 0
     with Purifier.load(out, seed=1) as purifier:
@@ -179,9 +189,10 @@ def test_a_bundle_around_it_runs_and_says_that_white_box_is_not_measured(
             purifier(np.full((40, 50, 3), 90, np.uint8) + np.arange(50, dtype=np.uint8)[:, None]).label
             in LABELS
         )
-    verified = run("verify", out, "--images", 2)
+    verified = run("verify", out, "--images", 2, "--json")
     assert verified.exit_code == 0
-    assert "not compared with the torch twin: the bundle has no twin" in verified.stderr
+    found = {(d["engine"], d["against"]) for d in json.loads(verified.stdout)["deviations"]}
+    assert ("purifier-00", "twin") in found
 
 
 @pytest.mark.usefixtures("ready")

@@ -51,7 +51,7 @@ def test_it_shows_what_the_bundle_holds(edge_purify: Callable[..., Output], tiny
         assert fact in out
     assert "6: 3 purifiers × 2 classifiers" in out
     assert "atom_mask: 9 of 12" in out
-    assert "none, white-box not measured" in out
+    assert "none; white-box attacks go through the ONNX graphs" in out
 
 
 def test_every_engine_has_its_size_in_each_precision(

@@ -208,7 +208,7 @@ def straight_through(value: Tensor, gradient_of: Tensor) -> Tensor:
 def _unrounded(defence: Defence) -> PurifierBank:
     """The purifier, of a fake-quantized twin that of the FP32 one."""
     purifier = defence.purifier
-    return purifier.unrounded if isinstance(purifier, EnginePurifier) else purifier
+    return (purifier.unrounded or purifier) if isinstance(purifier, EnginePurifier) else purifier
 
 
 def _without_shrinkage(purifier: SparseEncodingPurifier, images: Tensor, draw: Draw) -> Tensor:

@@ -17,7 +17,7 @@ from sdk.errors import UsageError
 from trainer.checkpoint import load_defence
 from trainer.models import Defence
 from trainer.models.purifier import RandomSubset
-from trainer.models.twin import read_twin
+from trainer.models.twin import read_attackable
 from trainer.robustness.defences.judges import EngineJudge, Judge, TorchJudge
 from trainer.robustness.defences.quantized import read_quantized_twin
 
@@ -31,7 +31,7 @@ class Target:
         digest: hex; changes with any weight.
         labels: class names, in logit order.
         judge: says what an image is taken for.
-        twin: what a white-box attacker differentiates; None around a foreign classifier.
+        twin: what a white-box attacker differentiates.
         attacked: what that makes of the attacks, in words.
         height, width: of the images, in pixels.
         provenance: what made it.
@@ -44,7 +44,7 @@ class Target:
     digest: str
     labels: tuple[str, ...]
     judge: Judge
-    twin: Defence | None
+    twin: Defence
     attacked: str
     height: int
     width: int
@@ -93,7 +93,7 @@ def open_target(
 def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
     manifest = bundle.manifest
     twin, attacked = _twin(bundle, backend.precision, backend.graphs)
-    has_two = twin is not None and backend.precision == "int8"
+    has_two = backend.precision == "int8"
     return Target(
         name=manifest.name,
         digest=bundle.digest,
@@ -107,18 +107,18 @@ def _from_bundle(bundle: Bundle, backend: Backend) -> Target:
         n_draws=len(manifest.classifiers)
         * sum(_subsets(engine.random_inputs) for engine in manifest.purifiers),
         bundle=bundle,
-        fp32_twin=read_twin(bundle).requires_grad_(False) if has_two else None,
+        fp32_twin=read_attackable(bundle).requires_grad_(False) if has_two else None,
     )
 
 
-def _twin(bundle: Bundle, precision: Precision, kind: GraphKind) -> tuple[Defence | None, str]:
+def _twin(bundle: Bundle, precision: Precision, kind: GraphKind) -> tuple[Defence, str]:
     """What is differentiated in place of the engines, and that in words."""
-    if bundle.manifest.twin is None:
-        return None, "by queries alone, there being no twin: white-box not measured"
     if precision == "int8":
         twin = read_quantized_twin(bundle, kind)
         return twin, "its fake-quantized twin in torch, int8, straight-through"
-    return read_twin(bundle).requires_grad_(False), "its twin in torch, fp32"
+    if bundle.manifest.twin is None:
+        return read_attackable(bundle), "its own ONNX graphs in torch, fp32"
+    return read_attackable(bundle).requires_grad_(False), "its twin in torch, fp32"
 
 
 def _from_checkpoint(path: Path, *, trust_code: bool) -> Target:

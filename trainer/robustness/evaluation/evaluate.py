@@ -227,7 +227,7 @@ class _Run:
         budget, twin = self.settings.budget, self.target.twin
         if budget.rungs == ("clean",):
             return baselines.measure(self.climber, {"undefended": baselines.undefended}, None)
-        attacks = None if twin is None else baselines.Attacks(twin, self.settings.ball, budget.steps)
+        attacks = baselines.Attacks(twin, self.settings.ball, budget.steps)
         few = replace(self.climber, images=self.images[: budget.few])
         return baselines.measure(few, baselines.FRONTS, attacks)
 
@@ -236,7 +236,7 @@ class _Run:
         budget, twin = self.settings.budget, self.target.twin
         count = min(budget.check_images, len(self.images))
         attack = outcomes.get("pgd-margin", outcomes.get("pgd"))
-        if twin is None or not count or attack is None or self.target.n_draws == 1:
+        if not count or attack is None or self.target.n_draws == 1:
             return None
         setting = mixture.Setting(self.settings.ball, budget.steps, self.draws, self.settings.seed)
         some = replace(self.climber, images=self.images[:count])
@@ -246,7 +246,7 @@ class _Run:
         """The ROC against blind images, and those that evade purifier and suspicion at once."""
         count = min(self.settings.budget.suspicion_images, len(self.images))
         judge = self.target.judge
-        if self.target.twin is None or "blind" not in outcomes or not count:
+        if "blind" not in outcomes or not count:
             return None
         if not isinstance(judge, EngineJudge | TorchJudge):
             return None
@@ -263,7 +263,7 @@ class _Run:
     def confidence(self, outcomes: dict[str, Outcome]) -> Confidence | None:
         """Calibration, and risk by coverage: clean, under attacks that are blind, and under adaptive ones."""
         count = min(self.settings.budget.suspicion_images, len(self.images))
-        if self.target.twin is None or "blind" not in outcomes or not count:
+        if "blind" not in outcomes or not count:
             return None
         known = [name for name in ("clean", "ordinary", "blind") if name in outcomes]
         adaptive = [outcome for name, outcome in outcomes.items() if name not in known]
@@ -281,7 +281,7 @@ class _Run:
     def _samples(self) -> Samples | None:
         """How many passes a gradient takes; None where nothing is attacked by gradients or drawn."""
         budget, twin, n_classes = self.settings.budget, self.target.twin, len(self.target.labels)
-        if twin is None or budget.rungs == ("clean",) or self.target.n_draws == 1:
+        if budget.rungs == ("clean",) or self.target.n_draws == 1:
             return None
         (pixels, labels), *_ = self.images[:IMAGES].batches(IMAGES)
         return choose_samples(

@@ -136,7 +136,7 @@ class Rungs:
 
     def mean(self, samples: int, purify: Purify = full_gradient, mean: Mean = log_mean) -> BankMean:
         """The twin's mean over ``samples`` purifier passes."""
-        return self._mean_of(self._twin(), samples, purify, mean)
+        return self._mean_of(self.twin, samples, purify, mean)
 
     def one_draw_step(self, images: int) -> Step:
         """PGD on a single purifier and random input that never change: an attacker who forgets to average."""
@@ -148,7 +148,7 @@ class Rungs:
     def evade_both_step(self, images: int) -> Step:
         """The attack on the defence and on suspicion at once."""
         steps, defended = self.budget.steps, self.mean(self.budget.samples, mean=mean_log)
-        raw = Raw(self._twin(), n_classes=self.n_classes, mean=mean_log)
+        raw = Raw(self.twin, n_classes=self.n_classes, mean=mean_log)
         attack = _on(partial(evade_both, defended, raw, ball=self.ball, steps=steps))
         batch, made = max(1, PASSES // defended.samples), (self.ball, steps, defended.samples, self.bfloat16)
         return Step("evade both", attack, images, batch, made=made)
@@ -165,14 +165,13 @@ class Rungs:
 
     def _ordinary(self) -> Step:
         assert self.ordinary is not None
-        assert self.ordinary.twin is not None
         steps = self.budget.steps
         attack = self._ascent(Raw(self.ordinary.twin, n_classes=self.n_classes), "cross-entropy")
         says, made = wording.ordinary(steps, self.ordinary.name), (self.ball, steps, self.ordinary.digest)
         return Step("ordinary", attack, self.images, PASSES, says=says, made=made)
 
     def _blind(self) -> Step:
-        steps, model = self.budget.steps, Raw(self._twin(), n_classes=self.n_classes)
+        steps, model = self.budget.steps, Raw(self.twin, n_classes=self.n_classes)
         # no patience: what has beaten the classifiers goes on to get worse for the purifiers, unseen
         attack = self._ascent(model, "cross-entropy")
         says, made = wording.blind(steps), (self.ball, steps)
@@ -194,12 +193,12 @@ class Rungs:
         return self._on_survivors("apgd-t", _from_start(attack), batch, made)
 
     def _arc(self) -> Step:
-        model, rounds = self.mean(self._twin().n_purifiers), self.budget.arc_rounds
+        model, rounds = self.mean(self.twin.n_purifiers), self.budget.arc_rounds
         attack = partial(arc, model, ball=self.ball, steps=rounds)
         return self._on_survivors("arc", _on(attack), max(1, PASSES // model.samples), (rounds,))
 
     def _square(self) -> Step:
-        judge: Judge = self.judge if self.twin is None else TorchJudge(self.twin, "twin")
+        judge: Judge = TorchJudge(self.twin, "twin")
         draws, queries = self.budget.query_draws, self.budget.queries
         model = Queries(judge, draws=draws, n_classes=self.n_classes)
         search = partial(square, model, ball=self.ball, queries=queries, random_model=True)
@@ -219,12 +218,13 @@ class Rungs:
         return Step(name, attack, self.images, batch, says=says, made=made_of, survivors=survivors)
 
     def _why_not(self, name: str) -> str | None:
-        if self.twin is None and name not in ("clean", "ordinary", "square"):
-            return "the bundle has no twin: white-box not measured"
         if name == "autoattack" and self.n_classes < MIN_CLASSES:
             return "its targeted losses need four classes"
-        if name == "bpda-shrinkage" and not has_shrinkage(self._twin()):
-            return "the purifier has no shrinkage"
+        if name == "bpda-shrinkage" and not has_shrinkage(self.twin):
+            is_known = getattr(self.twin.purifier, "unrounded", True) is not None
+            return (
+                "the purifier has no shrinkage" if is_known else "the purifiers' weights aren't in the bundle"
+            )
         return None
 
     def _ascent(
@@ -257,10 +257,6 @@ class Rungs:
         return BankMean(
             twin, n_classes=self.n_classes, samples=samples, purify=purify, mean=mean, bfloat16=self.bfloat16
         )
-
-    def _twin(self) -> Defence:
-        assert self.twin is not None
-        return self.twin
 
 
 def _on(attack: Callable[..., Tensor]) -> Attack:

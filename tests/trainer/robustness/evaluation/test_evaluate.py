@@ -260,20 +260,23 @@ def test_publishing_removes_a_signature_and_says_so(
     assert caplog.messages == [sign_again(folder)]
 
 
-def test_a_bundle_without_a_twin_gets_square_alone_and_says_so(
+def test_a_bundle_without_a_twin_is_attacked_through_its_graphs(
     ren_bundle: Path, few: Images, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(ren_bundle, tmp_path / "bundle"))
     manifest = msgspec.json.decode((folder / "bundle.json").read_bytes())
     manifest["twin"] = None
     (folder / "bundle.json").write_bytes(msgspec.json.encode(manifest))
-    budget = msgspec.structs.replace(BUDGET, queries=10)
-    with open_target(folder) as target:
-        report = evaluate(target, few[:4], Settings(budget, BALL, tmp_path)).report
-    assert [rung.name for rung in report.rungs] == ["clean", "square"]
-    assert "white-box not measured" in report.attacked
-    assert report.checks == ()
-    assert any(remark.startswith("pgd: left out, the bundle has no twin") for remark in report.remarks)
+    budget = msgspec.structs.replace(BUDGET, rungs=("clean", "blind", "pgd-margin", "bpda-shrinkage"))
+    reports = []
+    for path in (ren_bundle, folder):
+        with open_target(path) as target:
+            reports.append(evaluate(target, few[:8], Settings(budget, BALL, tmp_path)).report)
+    twin, graphs = ({rung.name: rung.counts.expected for rung in report.rungs} for report in reports)
+    assert graphs == {name: twin[name] for name in ("clean", "blind", "pgd-margin")}
+    assert reports[1].attacked == "its own ONNX graphs in torch, fp32"
+    left_out = "bpda-shrinkage: left out, the purifiers' weights aren't in the bundle"
+    assert left_out in reports[1].remarks
 
 
 def test_a_defence_without_randomness_is_drawn_once(undefended: Defence, few: Images, tmp_path: Path) -> None:
