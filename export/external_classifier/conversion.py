@@ -107,7 +107,9 @@ def prepare(
         _one_image(model, batch)
         notes.append(f"a batch of {batch} became one image")
     ends_in_sigmoid = maker_of(model, name) == "Sigmoid"
-    prepared = Prepared(model, given.name, name, height, width, tuple(notes), ends_in_sigmoid, content=content)
+    prepared = Prepared(
+        model, given.name, name, height, width, tuple(notes), ends_in_sigmoid, content=content
+    )
     inputs = conventions.apply(samples(height, width))
     inputs = np.rint(inputs) if kind in INTEGERS else inputs
     found = _runs(path, model, given.name, inputs)
