@@ -8,6 +8,7 @@ from export.cli.bundle import bundle_command
 from export.cli.engines import engines_command
 from export.cli.precision import precision_command
 from export.cli.sign import sign_command
+from export.cli.triton import triton_command
 from export.cli.verify import verify_command
 from sdk.cli.app import App
 
@@ -26,3 +27,4 @@ main.add_command(bundle_command)
 main.add_command(precision_command)
 main.add_command(verify_command)
 main.add_command(sign_command)
+main.add_command(triton_command)
