@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from export.cli import options
+from export.cli.classifier_options import NAMES, classifier_from, classifier_options
 from export.cli.console import progress, require, show
 from sdk.cli.app import given
 from sdk.errors import UsageError
 from sdk.host.terminal import echo
 
 if TYPE_CHECKING:
-    from export.external_classifier.classifier import ForeignClassifier
-    from export.external_classifier.conventions import Conventions
     from trainer.checkpoint import Loaded
-
-MAX_SIDE = 4096
-_OF_THE_CLASSIFIER = (
-    "labels", "mean", "std", "layout", "color", "white", "scores", "output", "image_size",
-)  # fmt: skip
 
 
 @click.command("bundle")
@@ -41,26 +35,7 @@ _OF_THE_CLASSIFIER = (
     type=click.Path(path_type=Path),
     help="Put this classifier behind the purifiers instead.",
 )
-@click.option("--labels", type=click.Path(path_type=Path), help="Its labels, one a line.")
-@click.option("--mean", default="0,0,0", show_default=True, help="What it subtracts from each channel.")
-@click.option("--std", default="1,1,1", show_default=True, help="What it divides each channel by.")
-@click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw", show_default=True)
-@click.option("--color", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True)
-@click.option(
-    "--range",
-    "white",
-    type=click.Choice(["1", "255"]),
-    default="1",
-    show_default=True,
-    help="Its value of white.",
-)
-@click.option(
-    "--scores",
-    type=click.Choice(["logits", "probabilities"]),
-    help="What it gives.  [default: recognized; probabilities sum to 1]",
-)
-@click.option("--output", metavar="NAME", help="The value that holds its scores, if it has several outputs.")
-@click.option("--image-size", metavar="H,W", help="Its image's size, where the file leaves that open.")
+@classifier_options
 @click.option("--trust-code", is_flag=True, help="Import the classifier code that CHECKPOINT names.")
 @options.images_option
 @options.report_option
@@ -76,19 +51,11 @@ def bundle_command(
     accuracy_images: int,
     attacked: Path | None,
     classifier_onnx: Path | None,
-    labels: Path | None,
-    mean: str,
-    std: str,
-    layout: Literal["nchw", "nhwc"],
-    color: Literal["rgb", "bgr"],
-    white: Literal["1", "255"],
-    scores: Literal["logits", "probabilities"] | None,
-    output: str | None,
-    image_size: str | None,
     trust_code: bool,
     images: int,
     report: Path | None,
     as_json: bool,
+    **of_the_classifier: Any,
 ) -> None:
     """Write the defence in CHECKPOINT as a bundle into the folder OUT.
 
@@ -107,17 +74,14 @@ def bundle_command(
     lowering = options.lowering(
         precision, data=data, dataset=dataset, accuracy_images=accuracy_images, attacked=attacked
     )
-    if classifier_onnx is None and (idle := given(*_OF_THE_CLASSIFIER)):
+    if classifier_onnx is None and (idle := given(*NAMES)):
         raise UsageError(f"{idle[0]}: it describes the classifier of --classifier-onnx", hint="give that too")
     if report is not None:
         check_report(report, replaces=out)
     loaded = _load(checkpoint, classifier_onnx, trust_code=trust_code)
     foreign = None
     if classifier_onnx is not None:
-        conventions = _conventions(mean, std, layout=layout, color=color, white=white)
-        foreign = _foreign(
-            classifier_onnx, labels, conventions, image_size=image_size, scores=scores, output=output
-        )
+        foreign = classifier_from(classifier_onnx, of_the_classifier, option="--classifier-onnx")
     n_engines = loaded.defence.n_purifiers + (1 if foreign else loaded.defence.n_classifiers)
     with progress(n_engines + 1 + lowering.steps(n_engines)) as on_step:
         outcome = write_bundle(
@@ -155,66 +119,3 @@ def _load(checkpoint: Path, classifier_onnx: Path | None, *, trust_code: bool) -
     config = {"name": manifest.name, "model": manifest.twin.config}
     kept = {key: value for key, value in manifest.provenance.items() if key not in ("export", "precisions")}
     return Loaded(defence, config, bundle.labels, kept)
-
-
-def _conventions(
-    mean: str,
-    std: str,
-    *,
-    layout: Literal["nchw", "nhwc"],
-    color: Literal["rgb", "bgr"],
-    white: Literal["1", "255"],
-) -> Conventions:
-    from export.external_classifier.conventions import Conventions
-
-    numbers = _numbers("--mean", mean), _numbers("--std", std)
-    try:
-        return Conventions(*numbers, layout=layout, color=color, range=255 if white == "255" else 1)
-    except ValueError as error:
-        raise UsageError(f"--mean, --std: {str(error).partition(': ')[2]}") from None
-
-
-def _foreign(
-    path: Path,
-    labels: Path | None,
-    conventions: Conventions,
-    *,
-    image_size: str | None,
-    scores: Literal["logits", "probabilities"] | None,
-    output: str | None,
-) -> ForeignClassifier:
-    from export.external_classifier.classifier import ForeignClassifier, read_labels
-
-    if labels is None:
-        raise UsageError(
-            f"--classifier-onnx {path}: no labels", hint="give its labels too, by --labels FILE, one a line"
-        )
-    return ForeignClassifier(
-        path,
-        read_labels(labels),
-        conventions,
-        image_size=_size(image_size),
-        scores=scores,
-        output=output,
-    )
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        height, width = (int(part) for part in text.split(","))
-    except ValueError:
-        height = width = 0
-    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-        raise UsageError(
-            f"--image-size {text}: expected height and width in pixels, up to {MAX_SIDE}, like 224,224"
-        )
-    return height, width
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text}: expected three numbers, like 0.485,0.456,0.406") from None

@@ -232,7 +232,7 @@ def _compare(path: Path, prepared: Prepared, found: Arrays, expected: Arrays, *,
             return
         what = f"scores that are {off:.1%} of their spread off"
     raise ExportError(
-        f"--classifier-onnx {path}: converted ({'; '.join(prepared.notes)}), it gives {what}",
+        f"classifier {path}: converted ({'; '.join(prepared.notes)}), it gives {what}",
         hint="export it for one float32 image",
     )
 

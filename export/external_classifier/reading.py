@@ -24,7 +24,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, bytes]:
         UsageError: absent, or no ONNX model.
     """
     if not path.is_file():
-        raise UsageError(f"--classifier-onnx {path}: no such file")
+        raise UsageError(f"classifier {path}: no such file")
     try:
         content = path.read_bytes()  # once: what is hashed is what is converted
         model = onnx.load_model_from_string(content)
@@ -156,7 +156,7 @@ def _subgraph_inputs(node: onnx.NodeProto) -> Iterator[set[str]]:
 
 
 def refusal(path: Path, what: str, hint: str | None = None) -> UsageError:
-    return UsageError(f"--classifier-onnx {path}: {what}", hint=hint)
+    return UsageError(f"classifier {path}: {what}", hint=hint)
 
 
 def name_of(kind: int) -> str:

@@ -30,7 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 GENERATED = {"ablation.md", "training-log.md"}  # reports of runs: their commands are a record
 BLOCK = re.compile(r"(?P<above>[^\n]*\n\n?)```(?P<language>sh|python)\n(?P<text>.*?)```", re.DOTALL)
-COMMANDS = {"edge-purify": "sdk.cli", "edge-export": "export.cli", "edge-train": "trainer.cli"}
+COMMANDS = {
+    "edge-purify": "sdk.cli",
+    "edge-export": "export.cli",
+    "edge-train": "trainer.cli",
+    "edge-protect": "export.cli.protect",
+}
 
 
 @dataclass(frozen=True)

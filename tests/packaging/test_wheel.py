@@ -97,7 +97,7 @@ def test_the_wheel_runs_outside_the_checkout(installed: Path, tmp_path: Path) ->
     assert (tmp_path / "annotated.mp4").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("command", ["edge-purify", "edge-export", "edge-train"])
+@pytest.mark.parametrize("command", ["edge-purify", "edge-export", "edge-train", "edge-protect"])
 def test_every_command_helps_where_only_the_runtime_is(installed: Path, command: str, tmp_path: Path) -> None:
     assert call(installed / command, "--help", cwd=tmp_path).stdout.startswith(f"Usage: {command} ")
 

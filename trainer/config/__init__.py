@@ -162,7 +162,7 @@ class Config(Section, frozen=True):
     @property
     def freezes_classifier(self) -> bool:
         """Whether the purifier alone is trained."""
-        if isinstance(self.recipe, MaskedRecipe | AtopRecipe):
+        if isinstance(self.recipe, MaskedRecipe):
             return True
         if self.recipe.freeze_classifier is not None:
             return self.recipe.freeze_classifier

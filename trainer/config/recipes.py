@@ -69,12 +69,13 @@ class MaskedRecipe(Section, frozen=True, tag_field="kind", tag="masked"):
 
 
 class AtopRecipe(Section, frozen=True, tag_field="kind", tag="atop"):
-    """The whole purifier, fine-tuned through a frozen classifier on images attacked through both."""
+    """The whole purifier, fine-tuned through the classifier on images attacked through both."""
 
     eps: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 8 / 255  #: in the images' units, [0, 1]
     attack_steps: Count = 1  #: 1 is N-FGSM, more are PGD
     clean_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.25  #: of a batch, that is not attacked
     probe_images: Count = 2000  #: validation images attacked by PGD-10 after every epoch
+    freeze_classifier: bool = True  #: train the purifier alone, as the paper does
 
 
 Recipe = CleanRecipe | AdversarialRecipe | MaskedRecipe | AtopRecipe

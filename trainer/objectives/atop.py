@@ -13,10 +13,11 @@ from trainer.objectives.objective import LossAndTerms, Objective
 
 
 class AtopObjective(Objective):
-    """Cross-entropy of attacked, purified images by a frozen classifier, and their l1 distance to the clean.
+    """Cross-entropy of attacked, purified images by the classifier, and their l1 distance to the clean.
 
     The attack goes through purifier and classifier under the same draw. The whole purifier learns; adapters
-    alone are too few to withstand such an attack. The first ``clean_share`` of a batch stays clean.
+    alone are too few to withstand such an attack. The classifier is frozen unless the recipe says otherwise;
+    see ``trainer.objectives.build``. The first ``clean_share`` of a batch stays clean.
 
     ``attack_steps`` is the recipe's until the collapse guard raises it.
     """
@@ -26,7 +27,6 @@ class AtopObjective(Objective):
         self.recipe = recipe
         self.weights = weights
         self.attack_steps = recipe.attack_steps
-        self.freeze_classifier()
 
     def forward(
         self,

@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 RECORD = "robustness.npz"
 
 
-def into_bundle(report: Report, bundle: Bundle) -> None:
+def into_bundle(report: Report, bundle: Bundle, *, quick_too: bool = False) -> None:
     """Add the report to ``bundle`` on disk, in place of an earlier one of the same setting.
+
+    With ``quick_too`` a budget too small to quote will do; the card says that it is one.
 
     The bundle's digest changes with it, so a signature of it is removed; its engines and their hashes stay.
 
@@ -44,7 +46,8 @@ def into_bundle(report: Report, bundle: Bundle) -> None:
             f"got one about {report.digest[:12]}…",
             hint="evaluate it again",
         )
-    check_publishable(report.budget, report.worst is not None)
+    if not quick_too:
+        check_publishable(report.budget, report.worst is not None)
     entry = _entry(report)
     others = [known for known in bundle.manifest.measured if _setting(known) != _setting(entry)]
     with _writing(bundle) as changes:
@@ -91,6 +94,21 @@ def calibrate_bundle(bundle: Bundle, temperature: float, says: str) -> None:
                 bundle.manifest.card,
                 lambda card: with_section(card, "calibration", f"{says}\n", after="## Measured"),
             )
+
+
+def section_into_card(bundle: Bundle, name: str, content: str) -> None:
+    """Put ``content`` into the model card of ``bundle`` on disk, as section ``name`` of what was measured.
+
+    Raises:
+        BundleError: the folder can't be written.
+    """
+    card = bundle.manifest.card
+    if card is None:
+        return
+    with _writing(bundle) as changes:
+        changes["card"] = _rewritten(
+            bundle, card, lambda text: with_section(text, name, content, after="## Measured")
+        )
 
 
 def with_report(card: str, report: Report) -> str:
