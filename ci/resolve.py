@@ -1,8 +1,9 @@
 """Resolve the extras of pyproject.toml for other Pythons and machines, by dry runs of pip; see ci/resolve.sh.
 
 pip takes wheels alone for another machine. TensorRT's packages are source distributions that fetch NVIDIA's
-wheels when they are installed, so for these only the index is asked for a version that fits. Markers of our
-own dependencies are evaluated for the target, those of theirs by pip for the Python that runs this.
+wheels when they are installed, and PyCUDA is compiled; for these the index is only asked for a version that
+fits. Markers of our own dependencies are evaluated for the target, those of theirs by pip for the Python that
+runs this.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from pip._vendor.packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
-GLIBC = ("2_17", "2_24", "2_26", "2_27", "2_28", "2_31", "2_34", "2_35")  # up to Ubuntu 22.04 and JetPack 6
+GLIBC = tuple(f"2_{minor}" for minor in range(5, 36))  # up to Ubuntu 22.04 and JetPack 6
 ONLY_ON = {  # where an extra is for one machine
     "jetson": ("aarch64", ("3.10", "3.12")),  # JetPack 6 and 7
     "rtx": ("x86_64", PYTHONS),
     "make test": ("x86_64", PYTHONS),
 }
 PINNED = {"make demo": "runtime", "make test": "dev"}  # with the versions of constraints.txt
-SOURCE_ONLY = re.compile(r"tensorrt")
+SOURCE_ONLY = re.compile(r"tensorrt|pycuda$")
 
 
 def main(wanted: list[str]) -> int:

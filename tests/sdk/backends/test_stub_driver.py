@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -133,10 +134,14 @@ def test_a_backend_leaves_nothing_on_the_driver(
 
 
 def test_the_stub_sees_what_is_left_and_misused(stub: Path, binding: str) -> None:
-    """Or the test above could not fail; pycuda frees what is forgotten, cuda-python doesn't."""
+    """Or the test above could not fail; pycuda frees what is forgotten, and aborts over a pushed context."""
     if binding == "cuda-python":
         left = run(stub, binding, "d = driver(); d.create_stream(); d.allocate(64)")
         assert left.stderr.strip() == "stub driver: retained 1, live 2, misuses 0"
+    else:
+        left = run(stub, binding, "import threading\nthreading.Thread(target=driver).start()")
+        assert left.returncode == -signal.SIGABRT
+        assert "A context was still active" in left.stderr
     misused = run(stub, binding, "d = driver(); d.close(); d.allocate(64)")
     assert misused.returncode == 1
     assert "CUDA: " in misused.stderr
