@@ -187,12 +187,6 @@ def _image(loaded: Loaded, foreign: ForeignClassifier | None) -> Image:
     trained = Image(height=loaded.image_size, width=loaded.image_size)
     if foreign is None:
         return trained
-    if loaded.family == "maep" and (foreign.height, foreign.width) != (trained.height, trained.width):
-        raise UsageError(
-            f"--classifier-onnx {foreign.path}: it takes images of {foreign.height} x {foreign.width}, the "
-            f"MAEP purifier {trained.height} x {trained.width} and no other",
-            hint="take one that fits the other",
-        )
     return Image(height=foreign.height, width=foreign.width)
 
 

@@ -31,7 +31,11 @@ class RenPurifier(Section, frozen=True):
 
 
 class MaepPurifier(Section, frozen=True):
-    """MAEP's masked autoencoder; see ``trainer.models.maep``."""
+    """MAEP's masked autoencoder; see ``trainer.models.maep``.
+
+    With ``tile`` it sees square tiles of that side, whatever the images' size; without, whole images, and
+    tiles of that size where it is put before a classifier of larger ones.
+    """
 
     patch: Side = 4  #: side of a patch, in pixels
     width: Many = 128
@@ -42,6 +46,9 @@ class MaepPurifier(Section, frozen=True):
     adapter_rank: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = (
         0  #: of the decoder's low-rank adapters; 0 for none
     )
+
+    tile: Side | None = None  #: side of the tiles that images are cut into, in pixels
+    overlap: Annotated[int, msgspec.Meta(ge=0)] = 0  #: of neighbouring tiles, in pixels
 
     def __post_init__(self) -> None:
         if self.width % 4 or self.width % self.heads:
@@ -127,13 +134,17 @@ class MaepModel(_Model, frozen=True, tag_field="family", tag="maep"):
     purifier: MaepPurifier = MaepPurifier()
 
     def __post_init__(self) -> None:
-        if self.image_size % self.purifier.patch:
-            raise ValueError(
-                f"image_size: expected a multiple of {self.purifier.patch}, the patch, got {self.image_size}"
-            )
-        n_patches = (self.image_size // self.purifier.patch) ** 2
+        side, patch = self.purifier.tile or self.image_size, self.purifier.patch
+        if side % patch:
+            key = "image_size" if self.purifier.tile is None else "purifier.tile"
+            raise ValueError(f"{key}: expected a multiple of {patch}, the patch, got {side}")
+        n_patches = (side // patch) ** 2
         if (kept := self.purifier.patches_kept or n_patches) > n_patches:
             raise ValueError(f"patches_kept: expected at most {n_patches}, all of an image, got {kept}")
+        if self.purifier.overlap > side // 2:
+            raise ValueError(
+                f"purifier.overlap: expected at most {side // 2}, half of a tile, got {self.purifier.overlap}"
+            )
 
 
 class PlainModel(_Model, frozen=True, tag_field="family", tag="none"):

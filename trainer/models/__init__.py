@@ -87,8 +87,9 @@ def _maep(model: MaepModel, seed: int) -> PurifierBank:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return MaskedAutoencoder(
-            image_size=model.image_size,
+            image_size=model.purifier.tile or model.image_size,
             patch=model.purifier.patch,
+            overlap=model.purifier.overlap,
             width=model.purifier.width,
             encoder_blocks=model.purifier.encoder_blocks,
             decoder_blocks=model.purifier.decoder_blocks,

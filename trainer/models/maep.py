@@ -11,6 +11,8 @@ here:
   at zero, so that an untrained purifier gives kept patches back as they are, and grey for masked ones.
 * Which patches are kept is an argument: the random input of a draw. All of them kept is the paper's
   inference.
+* An image of another size than the network's is purified tile by tile, all under the same draw, so that what
+  was trained on small images serves large ones.
 
 With 32 x 32 images, patches of 4 and the sizes below: 64 tokens, 1.20 M parameters, 83 M
 multiply-accumulates (76 M of them in linear layers, the rest in attention).
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 
 from trainer.models import adapters
 from trainer.models.purifier import PurifierBank, RandomSubset
+from trainer.models.tiles import Tiles
 
 GREY = 0.5  # what a masked patch starts from, and the origin of the pixels that the encoder sees
 
@@ -34,13 +37,15 @@ class MaskedAutoencoder(PurifierBank):
     """A purifier that encodes some of an image's patches and decodes all of them; K = 1.
 
     Args:
-        image_size: side of the images in pixels, a multiple of ``patch``.
+        image_size: side of the images, or of the tiles that they are cut into, in pixels; a multiple of
+            ``patch``.
         patch: side of a patch in pixels, P.
         width: length of a token, D; a multiple of 4 and of ``heads``.
         encoder_blocks, decoder_blocks: transformer blocks on the kept patches, and on all.
         heads: of every attention.
         patches_kept: how many patches a draw keeps; all of them where it is None.
         adapter_rank: rank of the decoder's low-rank adapters; 0 for none.
+        overlap: of neighbouring tiles, in pixels.
     """
 
     position: Tensor
@@ -56,9 +61,11 @@ class MaskedAutoencoder(PurifierBank):
         heads: int = 4,
         patches_kept: int | None = None,
         adapter_rank: int = 0,
+        overlap: int = 0,
     ) -> None:
         super().__init__()
         side = image_size // patch
+        self.side, self.overlap = image_size, overlap
         self.patch = patch
         self.random_input = RandomSubset(
             "keep", size=side**2, take=patches_kept or side**2, encoding="indices"
@@ -90,10 +97,10 @@ class MaskedAutoencoder(PurifierBank):
         """Purify.
 
         Args:
-            images: (B, 3, H, W) in [0, 1].
+            images: (B, 3, H, W) in [0, 1], of any size.
             purifier: (B,) int64, all 0: there is but one.
-            random_input: (B, K) int64, the patches that the encoder sees, numbered row by row, in increasing
-                order.
+            random_input: (B, K) int64, the patches of a tile that the encoder sees, numbered row by row, in
+                increasing order.
 
         Returns:
             (B, 3, H, W) in [0, 1].
@@ -101,13 +108,22 @@ class MaskedAutoencoder(PurifierBank):
         return self.reconstruct(images, random_input).clamp(0, 1)
 
     def reconstruct(self, images: Tensor, keep: Tensor) -> Tensor:
-        """The purified images before they are clamped to [0, 1], so that a loss has a gradient beyond it."""
+        """The purified images before they are clamped to [0, 1]: a loss has a gradient beyond it."""
+        height, width = images.shape[2:]
+        if (height, width) != (self.side, self.side):
+            tiles = self.tiles(height, width)
+            keep = keep[:, None].expand(-1, tiles.count, -1).reshape(-1, keep.shape[1])
+            return tiles.join(self.reconstruct(tiles.cut(images), keep))
         pixels = patchify(images, self.patch) - GREY  # (B, N, 3P^2)
         tokens = self.encode(pixels, keep)
         is_kept = place(
             torch.ones_like(pixels[:, : keep.shape[1], :1]), keep, torch.zeros_like(pixels[:, :, :1])
         )
         return unpatchify(GREY + is_kept * pixels + self.decode(tokens, keep), self.patch)
+
+    def tiles(self, height: int, width: int) -> Tiles:
+        """What images of that size are cut into: one tile where it is the network's own."""
+        return Tiles(height, width, self.side, self.overlap)
 
     def unclamped(self, images: Tensor, purifier: Tensor, random_input: Tensor) -> Tensor:
         """See ``PurifierBank``."""

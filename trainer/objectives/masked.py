@@ -52,6 +52,8 @@ class MaskedObjective(Objective):
         """
         self.keep_frozen()
         clean, attacked = self._pairs(images, labels, draw, noise)
+        tiles = self._purifier[0].tiles(*images.shape[2:])
+        clean, attacked, noise = (tiles.cut(each) for each in (clean, attacked, noise[:, :3]))
         keep = self._kept_patches(noise, step)
         purified = self._purifier[0].reconstruct(attacked, keep)
         error = patchify((purified - clean).abs(), self._purifier[0].patch).mean(2)  # (B, N)

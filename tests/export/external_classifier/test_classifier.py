@@ -23,6 +23,7 @@ from sdk.errors import UsageError
 from sdk.purifier import Purifier
 from tests.export.cli.helpers import assert_one_line, run
 from tests.export.tensorrt.helpers import build_size_bytes
+from trainer.checkpoint import load_defence
 from trainer.models.twin import read_twin
 
 LABELS = ("red", "green", "blue")
@@ -93,6 +94,10 @@ def labels_path(tmp_path: Path) -> Path:
 
 def images(count: int = 6, side: int = 16) -> np.ndarray:
     return synthetic_images(count, side, side, seed=9).numpy().astype(np.float32) / 255
+
+
+def images_of(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 1, (2, 3, height, width)).astype(np.float32)
 
 
 def wrapped(foreign: ForeignClassifier, batch: np.ndarray) -> np.ndarray:
@@ -228,13 +233,23 @@ def test_ren_purifiers_take_odd_sides(loaded: Any, tmp_path: Path, shape: list[i
         assert result.purified.shape == (*shape[2:], 3)
 
 
-def test_maep_purifiers_have_one_size(maep_checkpoint_path: Path, labels_path: Path, tmp_path: Path) -> None:
-    path = write_classifier(tmp_path / "net.onnx", shape=[1, 3, 24, 24])
+def test_maep_purifiers_take_the_size_of_the_classifier_by_tiles(
+    maep_checkpoint_path: Path, labels_path: Path, tmp_path: Path
+) -> None:
+    path = write_classifier(tmp_path / "net.onnx", shape=[1, 3, 24, 40])
     result = run(
         "bundle", maep_checkpoint_path, tmp_path / "out", "--classifier-onnx", path, "--labels", labels_path
     )
-    assert_one_line(result, 2, "it takes images of 24 x 24, the MAEP purifier 16 x 16 and no other")
-    assert not (tmp_path / "out").exists()
+    assert result.exit_code == 0, result.output
+    bundle = Bundle.open(tmp_path / "out")
+    assert (bundle.manifest.image.height, bundle.manifest.image.width) == (24, 40)
+    purifier, small = read_twin(bundle).purifier, load_defence(maep_checkpoint_path).defence
+    images, draw = torch.from_numpy(images_of(24, 40)), small.draw(2, torch.Generator().manual_seed(0))
+    found = purifier(images, draw.purifier, draw.random_input)
+    corner = small.purify(images[:, :, :16, 16:32], draw)
+    assert torch.allclose(found[:, :, :16, 16:32], corner, atol=1e-5)
+    with Purifier.load(tmp_path / "out", seed=1) as loaded:
+        assert loaded(np.full((60, 70, 3), 90, np.uint8)).purified.shape == (24, 40, 3)
 
 
 @pytest.mark.parametrize("size", ["height", -1, 0])

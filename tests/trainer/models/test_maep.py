@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import onnxruntime
@@ -14,6 +16,8 @@ from export.torch_to_onnx import engine_bytes
 from trainer import config, models
 from trainer.models import Defence
 from trainer.models.maep import patchify, place, take, unpatchify
+from trainer.models.tiles import Tiles
+from trainer.objectives.masked import MaskedObjective
 
 TINY = {
     "family": "maep",
@@ -190,3 +194,80 @@ def test_a_stored_ren_model_still_decodes() -> None:
     }  # fmt: skip
     defence = models.build(msgspec.convert(stored, config.Model))
     assert (defence.n_purifiers, defence.random_input.take, defence.n_classifiers) == (2, 44, 1)
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 4, 8])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (32, 48), (17, 40), (5, 9), (33, 31)])
+def test_images_come_back_from_their_tiles_as_they_were(
+    height: int, width: int, overlap: int, generator: torch.Generator
+) -> None:
+    images = torch.rand(2, 3, height, width, generator=generator)
+    tiles = Tiles(height, width, 16, overlap)
+    cut = tiles.cut(images)
+    assert cut.shape == (2 * tiles.count, 3, 16, 16)
+    assert torch.allclose(tiles.join(cut), images, atol=1e-6)
+
+
+def test_neighbouring_tiles_are_blended_across_their_overlap() -> None:
+    tiles = Tiles(16, 28, 16, 4)
+    assert (tiles.rows, tiles.columns) == (1, 2)
+    whole = tiles.join(torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]))
+    row = whole[0, 0, 7]
+    assert row[:12].abs().max() == 0
+    assert row[12:16].tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert (row[16:] == 1).all()
+
+
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_what_small_images_taught_serves_large_ones(
+    overlap: int, generator: torch.Generator, tmp_path: Path
+) -> None:
+    """The weights fit, each tile is purified as an image of its size, and one engine does it all."""
+    small = tiny_defence(patches_kept=12)
+    shake(small)
+    model = msgspec.convert({**TINY, "image_size": 40, "purifier": {**TINY["purifier"], "patches_kept": 12}
+                             | {"tile": 16, "overlap": overlap}}, config.Model)  # fmt: skip
+    large = models.build(model, seed=2)
+    large.purifier.load_state_dict(small.purifier.state_dict())
+    images = torch.rand(2, 3, 40, 40, generator=generator)
+    draw = large.draw(2, generator)
+    purified = large.purify(images, draw)
+    alone = small.purify(images[:, :, :16, :16], draw)
+    inner = slice(0, 16 - overlap)
+    assert torch.allclose(purified[:, :, inner, inner], alone[:, :, inner, inner], atol=1e-6)
+    inputs = {
+        "image": images[:1],
+        **{name: torch.from_numpy(v[:1]) for name, v in engine_inputs(draw).items()},
+    }
+    content = engine_bytes(large.single_purifier(0), inputs, output="purified", name="purifier-00")
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    assert np.abs(found - purified[:1].detach().numpy()).max() < 1e-5
+
+
+def test_tiles_can_be_trained_on_too(generator: torch.Generator) -> None:
+    recipe = config.MaskedRecipe(attack_steps=1)
+    model = msgspec.convert(
+        {**TINY, "image_size": 24, "purifier": {**TINY["purifier"], "tile": 8}}, config.Model
+    )
+    defence = models.build(model, seed=1)
+    objective = MaskedObjective(defence, recipe, config.Loss())
+    images = torch.rand(4, 3, 24, 24, generator=generator)
+    noise = torch.rand(images.shape, generator=generator)
+    labels, draw = torch.tensor([0, 1, 2, 3]), defence.draw(4, generator)
+    loss, terms = objective(images, labels, draw, noise, step=1, share=0.0)
+    loss.backward()
+    assert {"purification", "reconstruction"} <= terms.keys()
+    assert defence.purifier.head.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("purifier", "complaint"),
+    [
+        ({"tile": 10}, r"purifier\.tile: expected a multiple of 4"),
+        ({"tile": 8, "overlap": 5}, "at most 4, half of a tile"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(purifier: dict[str, int], complaint: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=complaint):
+        msgspec.convert({**TINY, "purifier": {**TINY["purifier"], **purifier}}, config.Model)
