@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     type=click.IntRange(2, 256),
     help="Build for so many images at a time as well: regions of a frame share runs.  [default: none]",
 )
+@click.option("--device", type=click.IntRange(0, 255), help="Number of the GPU that builds.  [default: 0]")
 @click.option("--dry-run", is_flag=True, help="Only print the commands of NVIDIA's tool that build the same.")
 @click.option("--force", is_flag=True, help="Build even what could be reused.")
 @click.option("--into-bundle", is_flag=True, help="Write into BUNDLE instead of the user's cache.")
@@ -48,6 +49,7 @@ def engines_command(
     workspace: int | None,
     profiles: tuple[str, ...],
     dla: int | None,
+    device: int | None,
     batch: int | None,
     dry_run: bool,
     force: bool,
@@ -61,6 +63,7 @@ def engines_command(
     """
     from export.tensorrt import engines, trtexec
     from export.tensorrt.build import Profile
+    from export.tensorrt.devices import show_only
     from sdk.bundle import Bundle
     from sdk.bundle.signature import sign_again
 
@@ -82,6 +85,8 @@ def engines_command(
             echo(command)
         return
     wanted["batch"] = batch or 1
+    if device is not None:
+        show_only(device)
     if key:
         echo(engines.engines_key(bundle, target, **wanted))
         return

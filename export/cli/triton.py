@@ -27,13 +27,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of the engines.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["cpu", "gpu"]),
-    default="cpu",
-    show_default=True,
-    help="What ONNX Runtime runs the ONNX files on.",
-)
+@click.option("--gpu", is_flag=True, help="ONNX Runtime runs them on the server's GPU.  [default: its CPU]")
 @click.option(
     "--target",
     help="Take TensorRT engines instead, built or reused on this host: a target of 'edge-export engines'.",
@@ -50,7 +44,7 @@ def triton_command(
     folder: Path,
     repository: Path,
     precision: Precision,
-    device: str,
+    gpu: bool,
     target: str | None,
     votes: int,
     name: str | None,
@@ -68,7 +62,7 @@ def triton_command(
     from sdk.bundle import Bundle
 
     bundle = Bundle.open(folder)
-    options = Options(precision, "gpu" if device == "gpu" else "cpu", None, votes, name, force)
+    options = Options(precision, "gpu" if gpu else "cpu", None, votes, name, force)
     model_name(bundle, options)  # before engines are built
     if target is not None:
         options = Options(precision, "gpu", _plans(bundle, target, precision), votes, name, force)

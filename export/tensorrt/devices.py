@@ -6,6 +6,7 @@ device itself, or on one of its kind. TensorRT-RTX builds without a GPU, for eve
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -106,6 +107,25 @@ def find_target(name: str) -> Target:
         return TARGETS[name]
     except KeyError:
         raise UsageError(f"target: expected one of {', '.join(TARGETS)}, got {name!r}") from None
+
+
+def show_only(device: int) -> None:
+    """Let CUDA see one GPU alone, in this process and those that it starts; call it before CUDA starts.
+
+    Args:
+        device: its number, among those that ``CUDA_VISIBLE_DEVICES`` leaves.
+
+    Raises:
+        UsageError: that leaves fewer.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = None if visible is None else [each.strip() for each in visible.split(",") if each.strip()]
+    if numbers is not None and device >= len(numbers):
+        raise UsageError(
+            f"device: expected less than {len(numbers)}, as many as CUDA_VISIBLE_DEVICES={visible} leaves, "
+            f"got {device}"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(device) if numbers is None else numbers[device]
 
 
 def build_host(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from export import cli
-from export.tensorrt.devices import TARGETS, build_host, find_target
+from export.tensorrt.devices import TARGETS, build_host, find_target, show_only
 from sdk.backends.cuda import Gpu
 from sdk.errors import BackendError, UsageError
 
@@ -190,3 +191,25 @@ def test_an_unknown_target_lists_the_known() -> None:
         UsageError, match=r"^target: expected one of jetson-agx-orin/jp6, .*, local, got 'tx2'$"
     ):
         find_target("tx2")
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "shown"), [(None, 2, "2"), ("3,1", 1, "1"), ("GPU-8932f937", 0, "GPU-8932f937")]
+)
+def test_a_gpu_is_chosen_among_those_that_are_visible(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: int, shown: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    show_only(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == shown
+
+
+@pytest.mark.parametrize("visible", ["", "0,1"])
+def test_a_gpu_that_is_hidden_is_refused(monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UsageError, match=r"device: expected less than \d, as many as CUDA_VISIBLE_DEVICES="):
+        show_only(2)
