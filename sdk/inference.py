@@ -14,6 +14,7 @@ from sdk.backends.interface import Backend, checked
 from sdk.bundle import Bundle
 from sdk.draw import Draw
 from sdk.errors import BackendError, UsageError
+from sdk.phases import run_in_phases
 from sdk.preprocess import Preprocessor
 from sdk.result import UNSURE, Result, Timings
 from sdk.sources.roi import Roi
@@ -117,6 +118,41 @@ class Ensemble:
         times_s = preprocess_s, (perf_counter() - start) / len(frames)
         return [self._result(one, task, error, times_s) for one, task in zip(inferred, tasks, strict=True)]
 
+    def decide_several(
+        self, frames: Sequence[Pixels], tasks: Sequence[Task], preprocess: Preprocessor
+    ) -> list[Result]:
+        """All frames' Results, on the CPU; threads may call it at once, each with a Preprocessor.
+
+        Raises:
+            BackendError: an engine failed, and frames aren't skipped.
+        """
+        start = perf_counter()
+        images = [preprocess(frame).copy() for frame in frames]  # it has one buffer
+        preprocess_s = (perf_counter() - start) / len(frames)
+        several = run_in_phases(
+            self._backend, images, [task.draws for task in tasks], want_purified=self._keep_purified
+        )
+        return [
+            self._result_of_phases(image, task, found, preprocess_s)
+            for image, task, found in zip(images, tasks, several, strict=True)
+        ]
+
+    def _result_of_phases(
+        self,
+        image: FloatImage,
+        task: Task,
+        found: list[interface.Inference] | BackendError,
+        preprocess_s: float,
+    ) -> Result:
+        def merge() -> list[Inference]:
+            if isinstance(found, BackendError):
+                raise found
+            return [self._merged(image, task.draws, found)]
+
+        inferred, error = self._or_skipped(1, merge)
+        total_s = preprocess_s + inferred[0].purify_s + inferred[0].classify_s
+        return self._result(inferred[0], task, error, (preprocess_s, total_s))
+
     def infer(self, image: FloatImage, draws: Sequence[Draw]) -> Inference:
         """Purify and classify ``image`` once per draw; the mean probabilities, the first purified image."""
         return self._merged(image, draws, self._run(draws, image))
@@ -136,6 +172,11 @@ class Ensemble:
             self._merged(images[i : i + 1], mine, found[i * votes : (i + 1) * votes])
             for i, mine in enumerate(draws)
         ]
+
+    @property
+    def runs_phases(self) -> bool:
+        """Whether purified images are on the host between the engines, as on the CPU."""
+        return not isinstance(self._backend, interface.RunsVotes)
 
     @property
     def runs_batches(self) -> bool:

@@ -219,18 +219,34 @@ class Purifier:
             if len(frames) > 1 and self._ensemble.runs_batches:
                 return self._ensemble.decide_together(frames, tasks, self._preprocess)
 
-            def decide(i: int, preprocess: Preprocessor) -> Result:
-                return self._ensemble.decide(frames[i], tasks[i], preprocess)
-
             # pictures that drew the same engines in a row, while their weights are in the cache
-            firsts = draws[:: self.votes]
-            order = sorted(range(len(frames)), key=lambda i: (firsts[i].classifier, firsts[i].purifier))
-            if len(frames) == 1 or not self.backend.concurrent or available_cpus() == 1:
-                results = {i: decide(i, self._preprocess) for i in order}
-                return [results[i] for i in range(len(frames))]
-            if self._workers is None:
-                self._workers = Workers(available_cpus(), lambda: Preprocessor(self.bundle.manifest.image))
-            return self._workers.map(decide, order)
+            order = sorted(
+                range(len(frames)), key=lambda i: (tasks[i].draws[0].classifier, tasks[i].draws[0].purifier)
+            )
+            n_threads = available_cpus() if self.backend.concurrent else 1
+            parts = _parts(order, n_threads)
+
+            def decide(number: int, preprocess: Preprocessor) -> list[Result]:
+                mine = parts[number]
+                ensemble = self._ensemble
+                if not ensemble.runs_phases:
+                    return [ensemble.decide(frames[i], tasks[i], preprocess) for i in mine]
+                return ensemble.decide_several(
+                    [frames[i] for i in mine], [tasks[i] for i in mine], preprocess
+                )
+
+            if len(parts) == 1:
+                found = [decide(0, self._preprocess)]
+            else:
+                if self._workers is None:
+                    self._workers = Workers(n_threads, lambda: Preprocessor(self.bundle.manifest.image))
+                found = self._workers.map(decide, range(len(parts)))
+            results = {
+                i: result
+                for part, made in zip(parts, found, strict=True)
+                for i, result in zip(part, made, strict=True)
+            }
+            return [results[i] for i in range(len(frames))]
 
     def stream(self, source: int | str | Path, *, roi: Roi | Sequence[Roi] | None = None) -> Iterator[Result]:
         """Purify every frame of a camera index, video, picture, folder, glob or stream address.
@@ -288,3 +304,9 @@ class Purifier:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this Purifier is closed", hint="load it again")
+
+
+def _parts(order: Sequence[int], n_threads: int) -> list[Sequence[int]]:
+    """Two parts for each thread, so that a slow one doesn't hold up the others; all in one for one thread."""
+    size = len(order) if n_threads == 1 else -(-len(order) // (2 * n_threads))
+    return [order[start : start + size] for start in range(0, len(order), size)]

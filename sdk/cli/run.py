@@ -22,8 +22,9 @@ from sdk.result import Result
 from sdk.sinks import JsonLines, Sink, Watchdog, Window, open_save
 from sdk.sinks.per_source import PerSource
 from sdk.sinks.preview import Address, Preview
-from sdk.sources import Frame, Source, Trust, open_sources
+from sdk.sources import Frame, Source, SourceEvent, SourceState, Trust, open_sources
 from sdk.sources.live import PATIENCE_S
+from sdk.sources.open import shown_spec
 from sdk.sources.roi import Roi
 
 log = logging.getLogger("sdk")
@@ -79,7 +80,7 @@ def run(options: Options) -> Meter:
     with ExitStack() as stack:
         shown = options.show or options.save is not None or address is not None
         purifier = stack.enter_context(_load(options, keep_purified=shown))
-        sources = _open_all(options, stack)
+        sources, left_out = _open_all(options, stack)
         _require_unread(sources, _outputs(options, len(sources)))
         sinks = _sinks(purifier, sources, options, address)
         hidden = options.verbose or options.json == "-"
@@ -106,6 +107,8 @@ def run(options: Options) -> Meter:
             )
         finally:  # what was done before an error is kept, so say it
             progress.close()
+            for event in left_out:
+                meter.add_event(event)
             console.show_summary(meter.summary())
             _show_sources(meter)
     return meter
@@ -150,8 +153,8 @@ def _load(options: Options, *, keep_purified: bool) -> Purifier:
     )
 
 
-def _open_all(options: Options, stack: ExitStack) -> list[Source]:
-    """All sources, which ``stack`` closes; ``--on-source-error keep`` leaves out what can't be opened.
+def _open_all(options: Options, stack: ExitStack) -> tuple[list[Source], list[SourceEvent]]:
+    """All sources, which ``stack`` closes, and what ``--on-source-error keep`` leaves out.
 
     Raises:
         SourceError: one can't be opened; with ``keep``, none can.
@@ -160,6 +163,7 @@ def _open_all(options: Options, stack: ExitStack) -> list[Source]:
     rois = [Roi.parse(text) for text in options.roi]
     sources: list[Source] = []
     failures: list[SourceError] = []
+    left_out: list[SourceEvent] = []
     for spec in options.specs:
         try:
             opened = open_sources(
@@ -173,13 +177,14 @@ def _open_all(options: Options, stack: ExitStack) -> list[Source]:
             if not keep:
                 raise
             failures.append(error)
+            left_out.append(SourceEvent(shown_spec(spec), SourceState.FAILED, error.what))
             continue
         sources += [stack.enter_context(each) for each in opened]
     if not sources:
         raise failures[0]
     for failure in failures:
         log.warning("left out: %s", failure)
-    return sources
+    return sources, left_out
 
 
 def _require_other_files(specs: Sequence[str | int], *outputs: str | None) -> None:

@@ -37,6 +37,9 @@ def without_secrets(text: str, *, keep_plain: bool = False) -> str:
         if keep_plain and is_plain:
             return found[0]
         end = rest[len(rest.rstrip(_LAST)) :]
-        return redact(f"{scheme}://{rest.removesuffix(end)}") + end
+        url = rest.removesuffix(end)
+        if "[" in url and "]" not in url and "]" in end:  # of an IPv6 address
+            url, end = f"{url}]", end.replace("]", "", 1)
+        return redact(f"{scheme}://{url}") + end
 
     return _ANY.sub(shown, text)

@@ -68,7 +68,7 @@ def open_source(
         for source in opened:
             source.close()
         raise SourceError(
-            f"{_shown(spec)}: a list of {len(opened)} sources",
+            f"{shown_spec(spec)}: a list of {len(opened)} sources",
             hint="open them by open_sources, and run them together",
         )
     return opened[0]
@@ -150,9 +150,9 @@ def _opened(spec: Spec, how: _How) -> Iterator[Source]:
             if number not in listed:
                 yield _open(one, how)
             elif number == min(listed):
-                yield pictures.Pictures(_shown(spec), list(listed.values()), how.on_unreadable)
+                yield pictures.Pictures(shown_spec(spec), list(listed.values()), how.on_unreadable)
     except OSError as error:
-        raise SourceError(f"{_shown(spec)}: can't be read: {error.strerror}") from None
+        raise SourceError(f"{shown_spec(spec)}: can't be read: {error.strerror}") from None
 
 
 def _open(spec: Spec, how: _How) -> Source:
@@ -271,6 +271,7 @@ def _by_opencv(url: str, options: dict[str, str]) -> Any:
     return connect
 
 
-def _shown(spec: Spec) -> str:
+def shown_spec(spec: Spec) -> str:
+    """A source's name for a message, without what may be a secret in it."""
     text = str(spec) if isinstance(spec, int) else os.fspath(spec)
     return redact(text) if "://" in text else shown(text)

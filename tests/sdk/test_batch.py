@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,12 +12,11 @@ import pytest
 
 from sdk import Bundle, Purifier, Roi
 from sdk.arrays import FloatImage
-from sdk.backends.interface import Inference
 from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.bundle.manifest import Calibration
-from sdk.draw import Draw
 from sdk.errors import BackendError, UsageError
 from sdk.inference import softmax
+from sdk.purifier import _parts
 from sdk.result import UNSURE
 from sdk.sinks.record import record
 from sdk.sources import Frame
@@ -67,9 +66,9 @@ class Meeting(OnnxRuntimeBackend):
 
     barrier = threading.Barrier(2)
 
-    def run(self, draw: Draw, image: FloatImage, *, want_purified: bool) -> Inference:
+    def purify(self, purifier: int, image: FloatImage, random_inputs: Mapping[str, np.ndarray]) -> FloatImage:
         self.barrier.wait(DEADLINE_S)
-        return super().run(draw, image, want_purified=want_purified)
+        return super().purify(purifier, image, random_inputs)
 
 
 def test_regions_run_at_the_same_time(
@@ -84,22 +83,38 @@ def test_regions_run_at_the_same_time(
 
 
 class Broken(OnnxRuntimeBackend):
-    def run(self, draw: Draw, image: FloatImage, *, want_purified: bool) -> Inference:
+    def purify(self, purifier: int, image: FloatImage, random_inputs: Mapping[str, np.ndarray]) -> FloatImage:
         if image.mean() < 0.1:  # the dark ones
             raise BackendError("engine purifier-00: failed while running")
-        return super().run(draw, image, want_purified=want_purified)
+        return super().purify(purifier, image, random_inputs)
 
 
+class BrokenClassifier(OnnxRuntimeBackend):
+    def classify(self, classifier: int, image: FloatImage) -> FloatImage:
+        if image.mean() < 0.1:
+            raise BackendError("engine classifier-00: failed while running")
+        return super().classify(classifier, image)
+
+
+@pytest.mark.parametrize("broken", [Broken, BrokenClassifier])
+@pytest.mark.parametrize("votes", [1, 2])
 def test_an_engine_that_fails_on_one_region(
-    tiny_bundle: Path, checkered: tuple[np.ndarray, list[Roi], list[str]], cpus: Cpus
+    broken: type[OnnxRuntimeBackend],
+    votes: int,
+    tiny_bundle: Path,
+    checkered: tuple[np.ndarray, list[Roi], list[str]],
+    cpus: Cpus,
 ) -> None:
     frame, rois, names = checkered
     crops = [roi.crop(frame) for roi in rois]
     cpus(2)
     bundle = Bundle.open(tiny_bundle)
-    with Purifier(bundle, Broken(bundle)) as purifier, pytest.raises(BackendError, match="failed while"):
+    with (
+        Purifier(bundle, broken(bundle), votes=votes) as purifier,
+        pytest.raises(BackendError, match="failed"),
+    ):
         purifier.batch(crops)
-    with Purifier(bundle, Broken(bundle), on_error="skip", hide_draw=True) as purifier:
+    with Purifier(bundle, broken(bundle), votes=votes, on_error="skip", hide_draw=True) as purifier:
         results = purifier.batch(crops)
     assert [result.label for result in results] == [None if name == "dark" else name for name in names]
     assert {result.error for result in results} == {None, "an engine failed"}, "which one is hidden"
@@ -173,3 +188,44 @@ def test_hidden_draws_are_in_no_result_and_no_record(tiny_bundle: Path, red_fram
     assert b"classifier-0" not in line
     with pytest.raises(UsageError, match="the draws of this result are hidden; load the Purifier without"):
         _ = result.draw
+
+
+# --- in phases
+
+
+def test_all_are_purified_before_any_is_classified_and_like_engines_follow_each_other(
+    tiny_bundle: Path, checkered: tuple[np.ndarray, list[Roi], list[str]], cpus: Cpus
+) -> None:
+    calls: list[tuple[str, int]] = []
+
+    class Noted(OnnxRuntimeBackend):
+        def purify(
+            self, purifier: int, image: FloatImage, random_inputs: Mapping[str, np.ndarray]
+        ) -> FloatImage:
+            calls.append(("purifier", purifier))
+            return super().purify(purifier, image, random_inputs)
+
+        def classify(self, classifier: int, image: FloatImage) -> FloatImage:
+            calls.append(("classifier", classifier))
+            return super().classify(classifier, image)
+
+    frame, rois, names = checkered
+    cpus(1)
+    bundle = Bundle.open(tiny_bundle)
+    with Purifier(bundle, Noted(bundle)) as purifier:
+        results = purifier.batch([roi.crop(frame) for roi in rois])
+    assert [result.label for result in results] == names
+    assert calls[:16] == sorted(calls[:16])
+    assert calls[16:] == sorted(calls[16:])
+    assert {kind for kind, _ in calls[:16]} == {"purifier"}
+    assert {kind for kind, _ in calls[16:]} == {"classifier"}
+    assert all(result.timings.purify_ms > 0 and result.timings.classify_ms > 0 for result in results)
+
+
+@pytest.mark.parametrize(
+    ("count", "n_threads", "sizes"), [(16, 1, [16]), (16, 2, [4] * 4), (5, 4, [1] * 5), (9, 2, [3] * 3)]
+)
+def test_parts_for_threads(count: int, n_threads: int, sizes: list[int]) -> None:
+    parts = _parts(range(count), n_threads)
+    assert [len(part) for part in parts] == sizes
+    assert [i for part in parts for i in part] == list(range(count))

@@ -441,7 +441,9 @@ def test_source_that_cannot_be_opened_is_left_out_if_asked(
     arguments = ["--source", "absent.mp4", "--source", clip, "--bundle", tiny_bundle]
     code, _, err = edge_purify(*arguments)
     assert (code, len(err)) == (1, 1)
-    _, _, err = edge_purify(*arguments, "--on-source-error", "keep")
+    code, _, err = edge_purify(*arguments, "--on-source-error", "keep")
+    assert code == 1, "as if it had failed later"
+    assert "absent.mp4: 0 frames, failed: absent.mp4: no such file or folder" in err
     assert any(line.startswith("edge-purify: left out: absent.mp4: no such file") for line in err)
     assert any(line.startswith(f"{N_FRAMES} frames in ") for line in err)
 

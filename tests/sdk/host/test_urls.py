@@ -16,6 +16,8 @@ from sdk.host.urls import without_secrets
         ("expected a string, got {'url': 'https://cam/?key=SECRET'}", "expected a string, got {'url': 'https://cam'}"),
         ("srt://cam:9000?passphrase=SECRET (said twice: srt://cam#SECRET)", "srt://cam (said twice: srt://cam)"),
         ("http://u:SE/CRET@cam/", "http://***"),
+        ("rtsp://[::1]: no video there", "rtsp://[::1]: no video there"),
+        ("(rtsp://u:SECRET@[fe80::1]:554/SECRET)", "(rtsp://[fe80::1])"),
         ("nothing: of the kind, tcp:port and C:/x", "nothing: of the kind, tcp:port and C:/x"),
     ],
 )  # fmt: skip
