@@ -2,8 +2,9 @@
 
 pip takes wheels alone for another machine. TensorRT's packages are source distributions that fetch NVIDIA's
 wheels when they are installed, and PyCUDA is compiled; for these the index is only asked for a version that
-fits. Markers of our own dependencies are evaluated for the target, those of theirs by pip for the Python that
-runs this.
+fits. An empty wheel stands in for PyTorch, of the newest version that the index has for the target: a dry run
+would load gigabytes of CUDA. Markers of our own dependencies are evaluated for the target, those of theirs by
+pip for the Python that runs this.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 try:
     import tomllib
@@ -35,6 +37,7 @@ ONLY_ON = {  # where an extra is for one machine
 }
 PINNED = {"make demo": "runtime", "make test": "dev"}  # with the versions of constraints.txt
 SOURCE_ONLY = re.compile(r"tensorrt|pycuda$")
+HEAVY = "torch"
 
 
 def main(wanted: list[str]) -> int:
@@ -112,19 +115,23 @@ def resolve(
     """The versions that a target would get, or what is in the way."""
     source_only = [one for one in wanted if SOURCE_ONLY.match(one.name)]
     for one in source_only:
-        if not offered(one):
+        if not offered(one, []):
             return "", f"no version of {one} on the index"
     platforms = [f"--platform=manylinux_{version}_{machine}" for version in GLIBC]
-    platforms.append(f"--platform=manylinux2014_{machine}")
+    target = [*platforms, f"--platform=manylinux2014_{machine}", f"--python-version={python}"]
+    target.append("--only-binary=:all:")
     wheels = [str(one) for one in wanted if one not in source_only]
     command = [
         *(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"),
-        *("--only-binary=:all:", f"--python-version={python}", "--target=/nonexistent", "--report=-"),
+        *("--target=/nonexistent", "--report=-"),
     ]
-    with NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write("\n".join(pinned))
-        constraints.flush()
-        line = [*command, *platforms, f"--constraint={constraints.name}", *wheels]
+    with TemporaryDirectory() as room:
+        constraints = Path(room, "constraints.txt")
+        constraints.write_text("\n".join(pinned))
+        heavy = [Requirement(text) for text in (HEAVY, *pinned) if Requirement(text).name == HEAVY]
+        if versions := offered(heavy[-1], target):
+            write_empty_wheel(Path(room), HEAVY, f"{versions[0].partition('+')[0]}+standin")
+        line = [*command, *target, f"--constraint={constraints}", f"--find-links={room}", *wheels]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
@@ -138,12 +145,25 @@ def resolve(
     return ", ".join([*sorted(got), *(f"{one.name} (source)" for one in source_only)]), None
 
 
-def offered(wanted: Requirement) -> bool:
-    """Whether the index has a version, built for whatever machine, that fits."""
-    command = [sys.executable, "-m", "pip", "index", "versions", wanted.name]
+def offered(wanted: Requirement, target: list[str]) -> list[str]:
+    """The versions on the index that fit, the newest first.
+
+    Args:
+        target: pip's options for a machine and Python; empty for whatever machine, and as source.
+    """
+    command = [sys.executable, "-m", "pip", "index", "versions", wanted.name, *target]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"^Available versions: (.*)$", done.stdout, re.MULTILINE)
-    return found is not None and any(wanted.specifier.contains(one) for one in found[1].split(", "))
+    return [one for one in found[1].split(", ") if wanted.specifier.contains(one)] if found else []
+
+
+def write_empty_wheel(folder: Path, name: str, version: str) -> None:
+    """A wheel that nothing is in and that needs nothing."""
+    described = f"{name}-{version}.dist-info"
+    with ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{described}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{described}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{described}/RECORD", "")
 
 
 if __name__ == "__main__":

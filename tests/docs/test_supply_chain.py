@@ -69,14 +69,18 @@ def test_the_bill_of_materials_names_what_is_locked(tmp_path: Path) -> None:
     assert components == pins(LOCK)
 
 
-@pytest.fixture
-def audit() -> ModuleType:
-    spec = spec_from_file_location("audit", ROOT / "ci" / "audit.py")
+def script(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / "ci" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def audit() -> ModuleType:
+    return script("audit")
 
 
 KNOWN = {"name": "click", "version": "8.5.1", "vulns": []}
@@ -102,6 +106,44 @@ def test_the_audit_fails_on_a_vulnerability_and_tells_what_it_skipped(
 ) -> None:
     assert audit.verdict(dependencies) == exit_code
     assert says in capsys.readouterr().out
+
+
+def test_extras_are_resolved_by_the_targets_markers_and_pins() -> None:
+    resolve = script("resolve")
+    project = {"name": "edge-purify", "dependencies": ["numpy", "tomli; python_version < '3.11'"]}
+    extras = {"cv": ["opencv-python; platform_machine != 'aarch64'"], "all": ["edge-purify[cv]"]}
+
+    def names(*target: str) -> list[str]:
+        return [one.name for one in resolve.requirements(project, extras, "all", *target)]
+
+    assert names("3.10", "x86_64") == ["numpy", "tomli", "numpy", "tomli", "opencv-python"]
+    assert names("3.13", "aarch64") == ["numpy", "numpy"]
+    pinned = {python: resolve.pins(python, "x86_64") for python in resolve.PYTHONS}
+    assert "numpy==2.2.6" in pinned["3.10"]  # the last one for Python 3.10
+    for lines in pinned.values():
+        assert not [line for line in lines if ";" in line]
+        assert len({line.partition("==")[0] for line in lines}) == len(lines)
+    everything = {*resolve.targets("web")}
+    assert len(everything) == 8
+    assert {*resolve.targets("jetson")} == {("3.10", "aarch64"), ("3.12", "aarch64")}
+
+
+def test_what_stands_in_for_pytorch_installs_without_dependencies(tmp_path: Path) -> None:
+    script("resolve").write_empty_wheel(tmp_path, "torch", "2.13.0+standin")
+    line = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--no-index",
+        "--ignore-installed",
+        "--quiet",
+    ]
+    line += ["--report=-", f"--find-links={tmp_path}", "torch==2.13.0"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    (found,) = json.loads(done.stdout)["install"]
+    assert (found["metadata"]["name"], found["metadata"]["version"]) == ("torch", "2.13.0+standin")
 
 
 def test_the_script_that_pins_actions_takes_the_commit_of_a_tag(tmp_path: Path) -> None:
