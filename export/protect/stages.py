@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from export.protect.request import Adapt, Family
-from sdk.errors import UsageError
 from trainer import config as configs
 from trainer.config import Config
 from trainer.robustness.attacks.eot import bfloat16_is_fast
@@ -20,6 +19,7 @@ BATCH = 128
 MOST_PROBED = 256  # validation pictures that are attacked after an epoch
 PATCHES = range(4, 15)  # of a side, that MAEP is cut into
 SMALLEST_PATCH = 4
+TILE = 32  # the side of MAEP's tiles, where an image can't be cut into such patches as a whole
 LABEL_SMOOTHING = 0.1
 
 
@@ -63,13 +63,12 @@ class Setting:
         return max(1, min(BATCH, (self.n_training - self.validation) // 2))
 
 
-def default_family(image_size: int, adapt: Adapt) -> Family:
+def default_family(adapt: Adapt) -> Family:
     """MAEP where the purifier must do it all: it has some fifteen times REN's arithmetic.
 
     With a classifier that learns too, REN: its steps are several times cheaper, and the classifier does most.
-    REN also where an image can't be cut into patches.
     """
-    return "ren" if adapt == "classifier" or patch_of(image_size) is None else "maep"
+    return "ren" if adapt == "classifier" else "maep"
 
 
 def patch_of(image_size: int) -> int | None:
@@ -160,13 +159,7 @@ def _purifier(setting: Setting) -> dict[str, Any]:
     if setting.family == "ren":
         return {"count": 4}
     patch = patch_of(setting.image_size)
-    if patch is None:
-        raise UsageError(
-            f"--family maep: an image of {setting.image_size} pixels can't be cut into "
-            f"{PATCHES.start} to {PATCHES.stop - 1} patches a side",
-            hint="give --family ren, whose purifiers take any size",
-        )
-    return {"patch": patch}
+    return {"patch": SMALLEST_PATCH, "tile": TILE} if patch is None else {"patch": patch}
 
 
 def to_toml(config: Config) -> str:

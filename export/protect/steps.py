@@ -107,7 +107,7 @@ class Run:
             n_classes=len(classifier.labels),
             image_size=classifier.height,
             n_training=len(self.training),
-            family=request.family or stages.default_family(classifier.height, request.adapt),
+            family=request.family or stages.default_family(request.adapt),
             adapt=request.adapt,
             eps=request.eps,
             split=request.split,

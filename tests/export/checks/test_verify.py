@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from export.bundle.add_precisions import Lowering, lower_bundle
+from export.checks import verify
 from export.checks.gate import gate
 from export.inputs import calibration
 from export.inputs.calibration import from_dataset
+from export.inputs.labelled import Labelled
 from sdk.bundle import MANIFEST, Bundle
 from sdk.bundle.deviation import BOUNDS, Deviation, deviation
 from sdk.errors import GateError, UsageError
@@ -200,6 +202,30 @@ def test_a_data_set_calibrates_with_training_images_and_judges_with_test_images(
     assert (clean.says, clean.images.shape) == ("clean", (10, 3, 16, 16))
     assert set(clean.labels.tolist()) == {0, 1, 2, 3}, "the first test images are of all classes"
     assert not np.isin(clean.images[0].sum(), pictures.calibration.sum(axis=(1, 2, 3)))
+
+
+def test_a_precision_is_judged_on_the_pictures_given_and_not_on_synthetic_ones(
+    lowered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed: list[str] = []
+    compared: list[np.ndarray] = []
+
+    def replay(bundle: Bundle, backend: Any, golden: object) -> list[Deviation]:
+        replayed.append(backend.precision)
+        return []
+
+    def parity(bundle: Bundle, low: object, full: object, images: np.ndarray) -> list[Deviation]:
+        compared.append(images)
+        return []
+
+    monkeypatch.setattr(verify, "replay", replay)
+    monkeypatch.setattr(verify, "parity_fp32", parity)
+    images = np.random.default_rng(0).random((6, 3, 16, 16), np.float32)
+    given = Labelled("clean", images, np.zeros(6, np.int64))
+    verify.examine(Bundle.open(lowered), n_images=4, labelled=(given,), compare_fp32=lambda *both: [])
+    assert set(replayed) == {"fp32"}, "golden images are made by rule"
+    assert len(compared) >= 2
+    assert all(np.array_equal(each, images[:4]) for each in compared)
 
 
 def test_a_data_set_of_other_classes_is_refused(folder: Path, tmp_path: Path) -> None:

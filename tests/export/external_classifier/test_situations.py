@@ -226,6 +226,15 @@ def test_a_batch_becomes_one_image(tmp_path: Path, end: str) -> None:
     assert foreign.notes == ["a batch of 8 became one image"]
 
 
+def test_sides_of_minus_one_as_paddle_writes_them_are_closed_by_the_size(tmp_path: Path) -> None:
+    path = write_classifier(tmp_path / "net.onnx", shape=[-1, 3, -1, -1])
+    with pytest.raises(UsageError, match="--image-size"):
+        ForeignClassifier(path, LABELS, PLAIN)
+    foreign = ForeignClassifier(path, LABELS, PLAIN, image_size=(16, 16))
+    plain = ForeignClassifier(write_classifier(tmp_path / "plain.onnx"), LABELS, PLAIN)
+    assert np.allclose(wrapped(foreign, images()), plain.classify(images()), atol=1e-5)
+
+
 def test_a_batch_that_mixes_its_images_is_refused(tmp_path: Path) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         append(("Reshape", [np.array([3, 8])], {}), ("Transpose", [], {"perm": [1, 0]}))(graph)

@@ -56,14 +56,18 @@ def test_only_the_second_stage_trains_the_classifier_and_only_if_asked(family: s
     assert [config.freezes_classifier for config in both(setting(family, "classifier"))] == [True, False]
 
 
-@pytest.mark.parametrize(("side", "patch"), [(16, 4), (32, 4), (64, 8), (224, 16), (299, 23), (227, None)])
-def test_patches_suit_the_image(side: int, patch: int | None) -> None:
-    assert stages.patch_of(side) == patch
-    assert stages.default_family(side, "none") == ("ren" if patch is None else "maep")
-    assert stages.default_family(side, "classifier") == "ren"
-    if patch is None:
-        with pytest.raises(UsageError, match=r"--family maep: an image of 227 pixels .*; give --family ren"):
-            both(setting("maep", image_size=side))
+@pytest.mark.parametrize(
+    ("side", "patch", "tile"),
+    [(16, 4, None), (32, 4, None), (64, 8, None), (224, 16, None), (299, 23, None), (227, 4, 32), (8, 4, 32)],
+)
+def test_patches_or_tiles_suit_the_image(side: int, patch: int, tile: int | None) -> None:
+    for config in both(setting("maep", image_size=side)):
+        purifier = config.model.purifier  # type: ignore[union-attr]
+        assert (purifier.patch, purifier.tile) == (patch, tile)
+
+
+def test_the_family_suits_what_is_trained() -> None:
+    assert (stages.default_family("none"), stages.default_family("classifier")) == ("maep", "ren")
 
 
 def images() -> Images:
