@@ -21,7 +21,12 @@ from sdk.sources.state import SourceState
 
 log = logging.getLogger("sdk.sources")
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+PICTURE_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    }
+)
 _BARE = "without suffix"
 _DARK = 8  # times darker than it could be, a picture is looked at twice
 _MISSING = (64, 64)  # height and width of the black picture in the place of one that can't be read

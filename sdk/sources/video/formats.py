@@ -63,6 +63,11 @@ def require_video(name: str, kind: str, title: str) -> None:
     )
 
 
+def has_variants(kind: str) -> bool:
+    """Whether a container's videos are one, in several sizes."""
+    return kind in ("hls", "dash")
+
+
 def require_not_heif(name: str, brand: str) -> None:
     """Check the ``major_brand`` of an MP4: FFmpeg opens one tile of a HEIF picture as a video.
 

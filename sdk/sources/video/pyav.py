@@ -243,6 +243,9 @@ class Decoder:
             raise SourceError(
                 f"{name}: no decoder here for its video", hint="convert it to H.264, such as by ffmpeg"
             )
+        if len(videos) > 1 and not formats.has_variants(kind):
+            number = videos.index(stream) + 1
+            log.warning("%s: holds %d videos; number %d is taken", name, len(videos), number)
         if stream.codec_context.color_trc in _HDR_TRANSFERS:
             log.warning("%s: an HDR video, taken as it is: its colours are paler than those of photos", name)
         return stream

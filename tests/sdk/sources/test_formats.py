@@ -104,6 +104,31 @@ def test_hdr_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "hdr.mkv: an HDR video, taken as it is" in caplog.text
 
 
+def test_second_video_track_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with av.open(str(tmp_path / "two.mkv"), "w") as container:
+        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height = SIZE
+            stream.pix_fmt = "yuv420p"
+        for picture in pictures(3):
+            for stream in streams:
+                container.mux(stream.encode(picture))
+        for stream in streams:
+            container.mux(stream.encode())
+    frames, error = read_all(open_source(tmp_path / "two.mkv"))
+    assert (len(frames), error) == (3, None)
+    assert "two.mkv: holds 2 videos; number 1 is taken" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".pbm"])
+def test_less_usual_names_of_pictures_in_a_folder(suffix: str, tmp_path: Path) -> None:
+    jpeg = cv2.imencode(".jpg", np.full((20, 30, 3), 255, np.uint8))[1].tobytes()
+    bitmap = b"P1\n30 20\n" + b"0 1 " * 300
+    (tmp_path / f"a{suffix}").write_bytes(bitmap if suffix == ".pbm" else jpeg)
+    (frame,) = open_source(tmp_path)
+    assert frame.image.shape == (20, 30, 3)
+
+
 # --- times
 
 

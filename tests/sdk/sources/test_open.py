@@ -197,7 +197,7 @@ def test_empty_picture_file(tmp_path: Path) -> None:
         ("/dev/video", "expected a number from 0, or a device"),
         (-1, "camera -1: expected a number from 0"),
         ("nowhere/clip.mp4", "nowhere/clip.mp4: no such file or folder; give a camera number, video"),
-        ("nowhere/*.png", "glob nowhere/*.png: no picture in it; expected files of the kinds bmp jpeg"),
+        ("nowhere/*.png", "glob nowhere/*.png: no picture in it; expected files of the kinds bmp dib jfif"),
         ("ftp://host/clip.mp4", "expected a URL of rtsp, .* or csi, got ftp"),
         ("csi://left", "csi://left: expected csi:// and a sensor's number"),
     ],
