@@ -30,7 +30,7 @@ if [ -e "$release" ]; then
     *) fail "expected JetPack 6 or 7 (Jetson Linux R36, R38 or R39), got: $(head -n 1 "$release")" ;;
     esac
 else
-    served=$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p') || served=
+    served=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p') || served=
     case "$served" in
     12) wanted=('.[tensorrt-cu12]') ;;
     1[3-9]) wanted=('.[tensorrt-cu13,rtx]') ;;
