@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from export.bundle.card import with_precisions
+from export.bundle.goldens import add_goldens
 from export.bundle.staging import copy_bundle, staged
 from export.checks.outcome import Verification
 from export.checks.verify import N_IMAGES, CompareFp32, OnStep, verify
@@ -128,6 +129,8 @@ def add_precisions(
         compare_fp32=compare_fp32,
     )
     _record(lowered, made, found)
+    if pictures.labelled:  # else the golden outputs of FP32 have been held to them
+        add_goldens(Bundle.open(folder), lowering.precisions)
     Bundle.open(folder)
     return found
 
@@ -168,7 +171,7 @@ def _convert(
         purifiers=tuple(lowered(engine, pictures.calibration, "purifier") for engine in manifest.purifiers),
         classifiers=tuple(lowered(engine, purified, "classifier") for engine in manifest.classifiers),
     )
-    write_manifest(bundle.folder, _without_stale_figures(manifest, changed))
+    write_manifest(bundle.folder, without_stale_figures(manifest, changed))
     tools = {
         package: importlib.metadata.version(package) for package in ("edge-purify", "onnx", "onnxruntime")
     }
@@ -183,7 +186,7 @@ def _convert(
     }
 
 
-def _without_stale_figures(before: Manifest, after: Manifest) -> Manifest:
+def without_stale_figures(before: Manifest, after: Manifest) -> Manifest:
     """``after`` without what was measured of engines that are others now."""
     remade = {
         precision
@@ -192,7 +195,8 @@ def _without_stale_figures(before: Manifest, after: Manifest) -> Manifest:
         if (old.onnx.get(precision), old.cpu.get(precision)) != (new.onnx[precision], new.cpu.get(precision))
     }
     kept = tuple(entry for entry in after.measured if entry.get("precision") not in remade)
-    return msgspec.structs.replace(after, measured=kept)
+    goldens = {key: file for key, file in after.goldens.items() if key.partition(".")[0] not in remade}
+    return msgspec.structs.replace(after, measured=kept, goldens=goldens)
 
 
 def _engine(

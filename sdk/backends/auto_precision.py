@@ -162,9 +162,9 @@ def _measure(
     open_backend: OpenBackend,
 ) -> Measured:
     """Try one precision; its engines are gone before the next's are loaded, as a small device may need."""
-    golden = Golden.load(bundle)
     try:
         with closing(open_backend(bundle, name, precision, provider)) as backend:
+            golden = Golden.load(bundle, backend)
             complaints = [off.complaint for off in replay(bundle, backend, golden) if off.complaint]
             if complaints:
                 return Measured(precision, None, complaints[0])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,20 +44,23 @@ class Golden:
     purified: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | IO[bytes]) -> None:
         arrays = {name: value for name, value in vars(self).items() if name != "random_inputs"}
         arrays |= {RANDOM_INPUT + name: value for name, value in self.random_inputs.items()}
         np.savez_compressed(path, **arrays)
 
     @classmethod
-    def load(cls, bundle: Bundle) -> Golden:
-        """Read the golden outputs of ``bundle``.
+    def load(cls, bundle: Bundle, backend: Backend | None = None) -> Golden:
+        """Read the golden outputs of ``bundle``, where there are some those of the engines of ``backend``.
 
         Raises:
             BundleError: not an ``.npz`` file, an array is missing or doesn't fit the manifest, or an engine
                 is never drawn.
         """
-        path, content = bundle.path(bundle.manifest.golden), bundle.read(bundle.manifest.golden)
+        file = bundle.manifest.golden
+        if backend is not None:
+            file = bundle.manifest.golden_of(backend.precision, backend.graphs)
+        path, content = bundle.path(file), bundle.read(file)
         try:
             arrays = read_npz(content)
             inputs = {name: arrays.pop(name) for name in [*arrays] if name.startswith(RANDOM_INPUT)}
@@ -80,14 +83,9 @@ def replay(bundle: Bundle, backend: Backend, golden: Golden) -> list[Deviation]:
     """
     purified_by: defaultdict[str, list[tuple[Float, Float]]] = defaultdict(list)
     logits_by: defaultdict[str, list[tuple[Float, Float]]] = defaultdict(list)
-    for n, draw in enumerate(_draws(bundle, golden)):
-        image = golden.images[golden.image[n]][None].astype(np.float32) / 255
-        inference = backend.run(draw, image, want_purified=True)
-        assert inference.purified is not None, "it was wanted"
-        # indexing copies, and must: the backend may reuse its buffer
-        at_positions = inference.purified.ravel()[golden.positions]
-        purified_by[draw.purifier_id].append((at_positions, golden.purified[n]))
-        logits_by[draw.classifier_id].append((inference.logits[0].copy(), golden.logits[n]))
+    for n, (draw, purified, logits) in enumerate(_outputs(bundle, backend, golden)):
+        purified_by[draw.purifier_id].append((purified, golden.purified[n]))
+        logits_by[draw.classifier_id].append((logits, golden.logits[n]))
     return [
         deviation(
             engine,
@@ -101,6 +99,22 @@ def replay(bundle: Bundle, backend: Backend, golden: Golden) -> list[Deviation]:
         for output, by_engine in (("purified image", purified_by), ("logits", logits_by))
         for engine, pairs in by_engine.items()
     ]
+
+
+def outputs_of(bundle: Bundle, backend: Backend, golden: Golden) -> Golden:
+    """``golden`` with what the engines of ``backend`` answer, for a self-test of the same ones elsewhere."""
+    _, purified, logits = zip(*_outputs(bundle, backend, golden), strict=True)
+    return replace(golden, purified=np.stack(purified), logits=np.stack(logits))
+
+
+def _outputs(bundle: Bundle, backend: Backend, golden: Golden) -> Iterator[tuple[Draw, Float, Float]]:
+    """Each golden draw, run as a frame is: the purified image at the positions, and the logits."""
+    for n, draw in enumerate(_draws(bundle, golden)):
+        image = golden.images[golden.image[n]][None].astype(np.float32) / 255
+        inference = backend.run(draw, image, want_purified=True)
+        assert inference.purified is not None, "it was wanted"
+        # indexing copies, and must: the backend may reuse its buffer
+        yield draw, inference.purified.ravel()[golden.positions], inference.logits[0].copy()
 
 
 def _draws(bundle: Bundle, golden: Golden) -> Iterator[Draw]:

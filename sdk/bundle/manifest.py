@@ -122,6 +122,8 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
         robustness: the record that ``edge-train evaluate --gate`` holds.
         version: a number that grows with each release of the bundle; None where releases aren't counted.
         purpose: what the bundle is for, such as a product's name; a device can insist on its own.
+        goldens: golden outputs of a lower precision's own engines, where those of FP32 don't hold for it, by
+            precision; with ".cpu" behind it those of the graphs for CPUs.
         plans: built engines and their sidecars inside the folder. An engine is code, so one that isn't
             listed here is not loaded from the folder. They are verified when they are read.
     """
@@ -143,6 +145,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
     purpose: str | None = None
     plans: tuple[File, ...] = ()
     calibration: Calibration | None = None
+    goldens: dict[str, File] = {}
 
     @property
     def has_external_classifier(self) -> bool:
@@ -183,13 +186,18 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
         """``precisions`` below FP32."""
         return tuple(each for each in self.precisions if each != "fp32")
 
+    def golden_of(self, precision: Precision, kind: GraphKind) -> File:
+        """The golden outputs that engines of a precision are held to."""
+        has_own = any(precision in engine.cpu for engine in self.engines)
+        return self.goldens.get(f"{precision}.cpu" if kind == "cpu" and has_own else precision, self.golden)
+
     def graphs(self) -> set[File]:
         """Every ONNX file, of all precisions and kinds."""
         return {file for one in self.engines for files in (one.onnx, one.cpu) for file in files.values()}
 
     def files(self) -> Iterator[File]:
         """Every file named, each once; built engines, which are derived and may be absent, are left out."""
-        named = [self.labels, self.golden, self.card, self.robustness]
+        named = [self.labels, self.golden, self.card, self.robustness, *self.goldens.values()]
         if self.twin is not None:
             named.append(self.twin.weights)
         for engine in self.engines:

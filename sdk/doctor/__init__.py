@@ -161,8 +161,8 @@ def _self_test(bundle: Bundle, backend: str, precision: Precision) -> Finding:
 
     name = f"self-test {backend} {precision}"
     try:
-        golden = Golden.load(bundle)
         with closing(open_backend(bundle, backend, precision)) as opened:
+            golden = Golden.load(bundle, opened)
             deviations = replay(bundle, opened, golden)
     except (BackendError, BundleError) as error:
         return failure(name, error, f"don't use {precision} here")

@@ -31,7 +31,7 @@ def image(bundle: Bundle) -> np.ndarray:
 
 
 def test_golden_outputs(bundle: Bundle, backend: TensorRtBackend) -> None:
-    deviations = replay(bundle, backend, Golden.load(bundle))
+    deviations = replay(bundle, backend, Golden.load(bundle, backend))
     assert [found.complaint for found in deviations if found.complaint] == []
 
 

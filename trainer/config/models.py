@@ -71,7 +71,7 @@ class Classifier(Section, frozen=True):
     blocks: Few = 2
     factory: str | None = None
     file: str | None = None
-    sha256: str | None = None  #: of the file; a checkpoint says it, and holds the file itself
+    file_sha256: str | None = None  #: a checkpoint says it, and holds the file itself
     input: Conventions = Conventions()
     scores: Literal["logits", "probabilities"] | None = None  #: left out: probabilities sum to 1
     output: str | None = None  #: the value that holds its scores, if that isn't its first output
@@ -95,7 +95,7 @@ class Classifier(Section, frozen=True):
                 )
             msgspec.structs.force_setattr(self, "count", 1)  # 2 is the default, of the other kinds
             return
-        for key in ("file", "sha256", "scores", "output"):
+        for key in ("file", "file_sha256", "scores", "output"):
             if (value := getattr(self, key)) is not None:
                 raise ValueError(
                     f"{key}: expected for the kind 'onnx' alone, got {value!r} for {self.kind!r}"

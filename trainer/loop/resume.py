@@ -26,7 +26,7 @@ def with_digest(config: Config, digest: str | None) -> Config:
     """``config`` with the sha256 of its classifier's ONNX file: another file is another run."""
     if digest is None:
         return config
-    classifier = msgspec.structs.replace(config.model.classifier, sha256=digest)
+    classifier = msgspec.structs.replace(config.model.classifier, file_sha256=digest)
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, classifier=classifier))
 
 

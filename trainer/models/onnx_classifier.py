@@ -87,10 +87,10 @@ def read_classifier(
         if len(graph.inputs) != 1:
             raise _refusal(path, f"expected one input, the image, got {', '.join(graph.inputs)}")
         digest = hashlib.sha256(graph.content).hexdigest()
-        if section.sha256 not in (None, digest):
+        if section.file_sha256 not in (None, digest):
             raise UsageError(
                 f"model.classifier.file {path}: its sha256 is {digest[:12]}…, "
-                f"expected {str(section.sha256)[:12]}…",
+                f"expected {str(section.file_sha256)[:12]}…",
                 hint="give the file that the run began with",
             )
         classifier = OnnxClassifier(graph, section.input, section.scores or "logits")

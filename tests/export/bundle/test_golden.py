@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from export.bundle.add_precisions import without_stale_figures
+from export.bundle.goldens import add_goldens
 from export.bundle.write import make_golden
 from sdk.backends import open_backend
 from sdk.backends.golden import Golden, replay
+from sdk.backends.onnxruntime import OnnxRuntimeBackend
 from sdk.bundle import Bundle
-from sdk.bundle.deviation import BOUND
+from sdk.bundle.deviation import BOUND, BOUNDS, Bound
 from sdk.errors import BundleError
 from tests.export.spoil import rehash
 
@@ -92,3 +98,31 @@ def test_golden_outputs_that_cannot_serve_are_one_clear_line(
     with pytest.raises(BundleError, match=complaint) as caught:
         Golden.load(Bundle.open(folder))
     assert re.search(r"golden\.npz: .*; export the bundle again$", str(caught.value))
+
+
+def test_engines_beyond_fp32s_bounds_are_held_to_their_own_golden_outputs(
+    lowered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As INT8 engines that were calibrated on other pictures than the golden images."""
+    folder = Path(shutil.copytree(lowered, tmp_path / "bundle"))
+    strict = {key: Bound(1e-9, 1e-9, 1.0) if key[0] == "int8" else bound for key, bound in BOUNDS.items()}
+    monkeypatch.setattr("sdk.bundle.deviation.BOUNDS", strict)
+    add_goldens(Bundle.open(folder), ("fp16", "int8"))
+    bundle = Bundle.open(folder)
+    assert set(bundle.manifest.goldens) == {"int8", "int8.cpu"}
+    assert bundle.manifest.golden_of("fp16", "gpu") == bundle.manifest.golden_of("fp32", "cpu")
+    assert {*bundle.manifest.goldens.values()} <= {*bundle.manifest.files()}
+    for kind in ("gpu", "cpu"):
+        with closing(OnnxRuntimeBackend(bundle, "int8", graphs=kind)) as backend:
+            assert not any(off.complaint for off in replay(bundle, backend, Golden.load(bundle, backend)))
+            assert any(off.complaint for off in replay(bundle, backend, Golden.load(bundle)))
+
+
+def test_precisions_made_anew_lose_the_golden_outputs_of_the_old(lowered: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(lowered, tmp_path / "bundle"))
+    bundle = Bundle.open(folder)
+    stale = msgspec.structs.replace(bundle.manifest, goldens={"int8": bundle.manifest.golden})
+    other = msgspec.structs.replace(stale.classifiers[0], cpu={})
+    after = msgspec.structs.replace(stale, classifiers=(other, *stale.classifiers[1:]))
+    assert without_stale_figures(stale, after).goldens == {}
+    assert without_stale_figures(stale, stale).goldens == stale.goldens

@@ -32,7 +32,7 @@ def save(path: Path, file: Path, *, adapted: bool = False, **classifier: Any) ->
             for weight in defence.classifier.parameters():
                 weight.add_(0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     tree = config.to_dict(whole)
-    tree["model"]["classifier"]["sha256"] = digest_of(defence.classifier)
+    tree["model"]["classifier"]["file_sha256"] = digest_of(defence.classifier)
     provenance = {"config": tree, "validation_accuracy": {"raw": 0.5}}
     state = {
         "config": tree,

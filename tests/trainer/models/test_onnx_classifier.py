@@ -107,7 +107,7 @@ def test_training_leaves_it_as_it_is_and_the_checkpoint_holds_its_file(
     classifier = find(loaded.defence.classifier)
     assert classifier is not None
     assert classifier.onnx_bytes() == content
-    assert loaded.config["model"]["classifier"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert loaded.config["model"]["classifier"]["file_sha256"] == hashlib.sha256(content).hexdigest()
     assert loaded.defence.n_classifiers == 1
     images = digits[:4].pixels.float() / 255
     assert torch.allclose(loaded.defence.classifier.all_logits(images)[0], net(images), atol=1e-3)
@@ -150,7 +150,7 @@ def test_another_file_is_another_run(file: Path, digits: Images, tmp_path: Path)
     [
         ({"output": "nothing"}, "no node makes its output nothing"),
         (
-            {"sha256": "0" * 64},
+            {"file_sha256": "0" * 64},
             r"its sha256 is .*…, expected 000000000000…; give the file that the run began",
         ),
         ({"input": Conventions(layout="nhwc")}, r"can't be followed in torch: operator Conv of node Conv_0"),

@@ -126,11 +126,13 @@ class OnnxGraph(nn.Module):
             if len(self._plans) >= PLANS:
                 self._plans.pop(next(iter(self._plans)))
             constants = {name: getattr(self, attribute) for name, attribute in self._buffer_of.items()}
+            count, alone = len(inputs[0]), None
+            if count > 1:
+                alone = self._plan(tuple(given[:1] for given in inputs))
             with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False), _refusals(self.path):
                 values = self._values(inputs)
-                self._plans[key] = _planned(
-                    self._steps, constants, values, self.output, self.opset, len(inputs[0])
-                )
+                facts = _Facts(self.output, self.opset, count, alone)
+                self._plans[key] = _planned(self._steps, constants, values, facts)
         return self._plans[key]
 
 
@@ -153,11 +155,19 @@ class _Bound:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The steps that are left for images of one shape."""
+    """The steps that are left for images of one shape.
+
+    Attributes:
+        constant: an output that depends on no image.
+        shapes: of all values.
+        numbers: what each Reshape was given, by its output.
+    """
 
     steps: tuple[_Bound, ...]
     output: str
-    constant: Tensor | None = None  # an output that depends on no image
+    constant: Tensor | None
+    shapes: dict[str, tuple[int, ...]]
+    numbers: dict[str, list[int]]
 
     def run(self, values: dict[str, Tensor], batch: int) -> Tensor:
         if self.constant is not None:
@@ -190,28 +200,41 @@ def _folded(program: Program, weights: set[str]) -> tuple[dict[str, Tensor], tup
     return {name: value for name, value in known.items() if name in used}, tuple(left)
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What planning needs to know; ``alone`` is the plan for one image, for a batch of more."""
+
+    output: str
+    opset: int
+    batch: int
+    alone: _Plan | None
+
+
 def _planned(
-    steps: tuple[Step, ...],
-    constants: dict[str, Tensor],
-    values: dict[str, Tensor],
-    output: str,
-    opset: int,
-    batch: int,
+    steps: tuple[Step, ...], constants: dict[str, Tensor], values: dict[str, Tensor], facts: _Facts
 ) -> _Plan:
     """Run the steps once: what turns out to depend on shapes alone is known from here on."""
     known, kept = dict(constants), list[_Bound]()
+    output, batch = facts.output, facts.batch
+    shapes = {name: tuple(value.shape) for name, value in values.items()}
+    numbers: dict[str, list[int]] = {}
     for step in steps:
         with _of(step):
             is_known = all(name in known for name in step.inputs if name)
-            bound = _bind(step, known, opset, batch)
+            bound = _bind(step, known, facts.opset, batch)
+            if "single" in bound.operator.takes:
+                name = step.outputs[0]
+                numbers[name] = bound.given[1][1]
+                bound.keywords["single"] = _single(step, shapes, numbers[name], facts.alone)
             made = bound.run(values, batch)
             if is_known or step.operator in ("Shape", "Size"):
                 _keep(known, step, made)
             else:
                 _keep(values, step, made)
                 kept.append(bound)
+                shapes |= {name: tuple(values[name].shape) for name in step.outputs if name in values}
     if output in known:
-        return _Plan((), output, known[output])
+        return _Plan((), output, known[output], shapes, numbers)
     last = {name: place for place, bound in enumerate(kept) for name, _ in bound.given if name is not None}
     ends: dict[int, list[str]] = {}
     for name, place in last.items():
@@ -221,7 +244,16 @@ def _planned(
         _Bound(b.step, b.operator, b.given, b.keywords, b.takes_batch, tuple(ends.get(place, ())))
         for place, b in enumerate(kept)
     ]
-    return _Plan(tuple(finished), output)
+    return _Plan(tuple(finished), output, None, shapes, numbers)
+
+
+def _single(
+    step: Step, shapes: dict[str, tuple[int, ...]], given: list[int], alone: _Plan | None
+) -> tuple[int, ...] | None:
+    """The shape of a Reshape's input for one image; None where its target follows the batch by itself."""
+    if alone is None:
+        return shapes.get(step.inputs[0])
+    return alone.shapes.get(step.inputs[0]) if alone.numbers.get(step.outputs[0]) == given else None
 
 
 def _bind(step: Step, known: dict[str, Tensor], opset: int, batch: int) -> _Bound:

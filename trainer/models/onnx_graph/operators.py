@@ -31,7 +31,8 @@ class Operator:
         run: the function.
         numbers: places of inputs that come as Python numbers, or lists of them.
         scalars: places of inputs that come as a Python number where they are one known number.
-        takes: what it takes by keyword beside the attributes: "opset", "batch", "n_outputs".
+        takes: what it takes by keyword beside the attributes: "opset", "batch",
+            "n_outputs", "single".
     """
 
     run: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -178,7 +179,7 @@ OPERATORS: dict[str, Operator] = {
     "Pad": Operator(shapes.pad, numbers=(1, 2, 3)),
     "Pow": Operator(arithmetic.power, scalars=(1,)),
     "Range": Operator(shapes.sequence, numbers=(0, 1, 2)),
-    "Reshape": Operator(shapes.reshape, numbers=(1,), takes=("batch",)),
+    "Reshape": Operator(shapes.reshape, numbers=(1,), takes=("batch", "single")),
     "Resize": Operator(_resize, numbers=(1, 2, 3), takes=("opset",)),
     "Slice": Operator(shapes.cut, numbers=(1, 2, 3, 4)),
     "Softmax": Operator(arithmetic.softmax, takes=("opset",)),

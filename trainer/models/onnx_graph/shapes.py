@@ -1,7 +1,7 @@
 """Operators of ONNX that move, pick, repeat and count values, in torch.
 
 What a node takes as shape, axes or bounds comes as Python numbers. ``batch`` is how many images go through a
-graph that was written for one: a 1 that stands for that image in a shape becomes the batch.
+graph that was written for one: where that image's 1 stands in a shape, there are more then.
 """
 
 from __future__ import annotations
@@ -17,15 +17,23 @@ from torch import Tensor
 Ints = Sequence[int]
 
 
-def reshape(x: Tensor, shape: Ints, *, batch: int, allowzero: int = 0) -> Tensor:
+def reshape(x: Tensor, shape: Ints, *, batch: int, single: Ints | None = None, allowzero: int = 0) -> Tensor:
+    """``single`` is the shape that ``x`` has for one image, where ``shape`` was written for one."""
+    own = x.shape if single is None else single
     sizes = list(shape)
     if not allowzero:
-        sizes = [size or x.shape[place] for place, size in enumerate(sizes)]
-    if batch > 1 and sizes:
-        if -1 in sizes[1:]:
-            sizes[0] = batch if sizes[0] == 1 else sizes[0]
-        elif sizes[0] != -1 and math.prod(sizes) * batch == x.numel():
-            sizes[0] *= batch
+        sizes = [size or own[place] for place, size in enumerate(sizes)]
+    if batch == 1 or single is None or tuple(x.shape) == tuple(single):
+        return x.reshape(sizes)
+    (axis,) = (place for place, size in enumerate(x.shape) if size != single[place])
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = math.prod(single) // -math.prod(sizes)
+    behind = math.prod(single[axis:])  # values from one image to the next
+    places = [place for place in range(len(sizes)) if math.prod(sizes[place:]) == behind]
+    if not places:
+        raise ValueError("Reshape: a batch of images would be torn apart")
+    place = next((place for place in places if sizes[place] == 1), places[-1])
+    sizes[place] *= batch
     return x.reshape(sizes)
 
 
@@ -35,11 +43,10 @@ def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
 
 
 def concat(*values: Tensor, batch: int, axis: int = 1) -> Tensor:
-    if batch > 1 and axis % values[0].ndim:
-        rows = max(value.shape[0] for value in values)
-        values = tuple(
-            value.expand(rows, *value.shape[1:]) if value.shape[0] == 1 else value for value in values
-        )
+    if batch > 1 and len({value.ndim for value in values}) == 1:
+        sizes = [max(value.shape[place] for value in values) for place in range(values[0].ndim)]
+        sizes[axis] = -1
+        values = tuple(value.expand(sizes) if 1 in value.shape else value for value in values)
     return torch.cat(values, axis)
 
 
