@@ -146,10 +146,11 @@ def _opened(spec: Spec, how: _How) -> Iterator[Source]:
         if specs != [spec]:
             paths = [Path(str(one)) for one in specs]
             listed = {i: path for i, path in enumerate(paths) if pictures.is_picture(path)}
+        first = min(listed, default=-1)
         for number, one in enumerate(specs):
             if number not in listed:
                 yield _open(one, how)
-            elif number == min(listed):
+            elif number == first:
                 yield pictures.Pictures(shown_spec(spec), list(listed.values()), how.on_unreadable)
     except OSError as error:
         raise SourceError(f"{shown_spec(spec)}: can't be read: {error.strerror}") from None
