@@ -99,7 +99,7 @@ class JsonLines(Sink):
                 raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError) -> SinkError:
-        is_kept = self._file is not None and self._n_whole > 0
+        is_kept = self._file is not None and self._n_whole > 0 and self.path.exists()
         return unwritable(
             self._name, error, hint=f"the {self._n_whole} lines before are kept" if is_kept else None
         )

@@ -108,7 +108,7 @@ class AnnotatedVideo(Sink):
         self._last_s = time_s
 
     def _failed(self, file: AtomicFile, error: OSError) -> SinkError:
-        is_kept = file.is_published
+        is_kept = file.is_published and self.path.exists()
         file.discard()
         kept = "what was written before is kept" if is_kept else "nothing is kept"
         return unwritable(self.path, error, hint=kept)

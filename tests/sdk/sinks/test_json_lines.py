@@ -184,3 +184,15 @@ def test_names_that_are_no_text_in_messages(tmp_path: Path) -> None:
         sink.source_changed(SourceEvent(name, SourceState.FAILED, f"{name}: cut short"))
     first, second = map(msgspec.json.decode, (tmp_path / "out").read_bytes().splitlines())
     assert first["error"] == second["reason"] == r"caf\udce9.jpg: cut short"
+
+
+def test_folder_that_is_removed_meanwhile_keeps_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    sink = JsonLines(folder / "r.jsonl", ["red", "blue"])
+    sink.open()
+    sink.write(make_frame(0), make_result())
+    (folder / "r.jsonl").unlink()
+    folder.rmdir()
+    with pytest.raises(SinkError, match=r"r.jsonl: can't be written: No such file or directory$"):
+        sink.close()
