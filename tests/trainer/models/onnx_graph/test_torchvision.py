@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,18 @@ def network(models: Any, name: str) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):  # statistics as uneven as after training
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            elif isinstance(module, nn.Linear) and not module.weight.any():  # a head that isn't trained yet
+                nn.init.normal_(module.weight, std=0.02)
     result: nn.Module = made.eval()
     return result
 
 
 def exported(net: nn.Module) -> bytes:
     """As a user exports it: for one image."""
-    program = torch.onnx.export(net, (torch.zeros(1, 3, SIDE, SIDE),), dynamo=True, verbose=False)
+    image = torch.zeros(1, 3, SIDE, SIDE, dtype=next(net.parameters()).dtype)
+    program = torch.onnx.export(net, (image,), dynamo=True, verbose=False)
     assert program is not None
-    stream = io.BytesIO()
-    stream.write(program.model_proto.SerializeToString())
-    return stream.getvalue()
+    return bytes(program.model_proto.SerializeToString())
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -61,18 +61,19 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_outputs_are_onnxruntimes_and_gradients_torchs(name: str) -> None:
     net = network(torchvision_models(), name)
     content = exported(net)
-    graph = OnnxGraph(Path(f"{name}.onnx"), content=content)
     images = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     expected = np.concatenate([session.run(None, {given.name: image[None].numpy()})[0] for image in images])
+    with torch.no_grad():
+        found = OnnxGraph(Path(f"{name}.onnx"), content=content)(images)
+    assert relative(found, torch.from_numpy(expected)) < 1e-4
+    # in double precision: in single, rounding alone puts some of a million rectifiers on their other side
+    graph = OnnxGraph(Path(f"{name}.onnx"), content=exported(net.double()))
     gradients = []
     for model in (graph, net):
-        leaf = images.clone().requires_grad_()
-        logits = model(leaf)
-        logits[:, ::7].sum().backward()
+        leaf = images.double().requires_grad_()
+        model(leaf)[:, ::7].sum().backward()
         gradients.append(leaf.grad)
-        if model is graph:
-            assert relative(logits.detach(), torch.from_numpy(expected)) < 1e-4
+    assert gradients[1].abs().max() > 0
     assert relative(*gradients) < 1e-3
-    assert graph._in_batches
