@@ -77,8 +77,8 @@ def _landscape(random: np.random.Generator) -> Pixels:
     road = np.array([(610, horizon), (670, horizon), (1190, HEIGHT), (90, HEIGHT)])
     cv2.fillPoly(image, [road], (92, 90, 88), cv2.LINE_AA)
     for near, far in ((1.0, 0.72), (0.55, 0.4), (0.3, 0.22), (0.15, 0.1)):
-        line = [(640 + side * width * depth, horizon + (HEIGHT - horizon) * depth)
-                for depth, side, width in ((near, -1, 12), (near, 1, 12), (far, 1, 12), (far, -1, 12))]  # fmt: skip
+        corners = ((near, -1), (near, 1), (far, 1), (far, -1))
+        line = [(640 + side * 12 * depth, horizon + (HEIGHT - horizon) * depth) for depth, side in corners]
         cv2.fillPoly(image, [np.array(line, np.int32)], (215, 218, 220), cv2.LINE_AA)
     return cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.uint8)
 
