@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast slow-tests test-gpu check docs figures sbom venv clean
+.PHONY: demo test test-fast slow-tests test-gpu fuzz check docs figures sbom venv clean
 
 demo: .venv/.runtime
 	mkdir -p out
@@ -34,6 +34,12 @@ slow-tests: .venv/.everything
 # In an environment of its own, whose TensorRT, bindings and NumPy are those that fit this machine.
 test-gpu: .venv-gpu/.made
 	.venv-gpu/bin/python -m pytest tests/gpu
+
+# Hostile inputs for every target of tests/fuzz, or one: make fuzz TARGET=bundles INPUTS=10000 ENGINE=atheris
+INPUTS ?= 300
+ENGINE ?= hypothesis
+fuzz: .venv/.everything
+	$(BIN)/python -m tests.fuzz $(TARGET) --inputs $(INPUTS) --engine $(ENGINE)
 
 check: .venv/.everything docs
 	$(BIN)/ruff check .

@@ -117,6 +117,11 @@ def _open_tensorrt(
 ) -> Backend:
     from sdk.backends.tensorrt import TensorRtBackend
 
+    if bundle.manifest.plans and bundle.signed_by is None:
+        _log.warning(
+            "bundle %s: it comes with built engines, which are code, and no signature was required of it",
+            bundle.folder,
+        )
     return TensorRtBackend(bundle, name, precision, open_driver=gpu)
 
 

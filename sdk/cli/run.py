@@ -191,8 +191,8 @@ def _require_other_files(specs: Sequence[str | int], *outputs: str | None) -> No
     """No output may replace a source, nor the other output; an unset shell variable is none."""
     if "" in (*specs, *outputs):
         raise click.UsageError("--source, --save and --json need a path, got an empty one")
-    if any("\0" in path for path in (*specs, *outputs) if isinstance(path, str)):
-        raise click.UsageError("--source, --save and --json need a path, got one with a NUL in it")
+    if not all(_can_be_a_path(path) for path in (*specs, *outputs) if isinstance(path, str)):
+        raise click.UsageError("--source, --save and --json need a path, got text that none can have")
     if any("://" in path for path in outputs if path is not None):
         raise click.UsageError("--save and --json need a file or folder here, got a URL")
     read = {
@@ -226,6 +226,13 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
+
+
+def _can_be_a_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _total(sources: Sequence[Source], max_frames: int | None) -> int | None:

@@ -46,7 +46,7 @@ def runs(job: Job) -> list[str]:
 def test_a_workflow_runs_on_every_push_may_only_read_and_is_named_after_its_file(path: Path) -> None:
     tree = load(path)
     assert tree["name"] == path.stem
-    assert "push" in tree["on"]
+    assert "push" in tree["on"] or path.stem == "fuzz"  # which takes hours, so it runs every night
     assert "pull_request_target" not in tree["on"]  # it would hand a stranger's code the repository's token
     assert tree["permissions"] == {"contents": "read"}
     assert set(tree) <= {"name", "on", "permissions", "concurrency", "env", "jobs"}

@@ -30,8 +30,8 @@ CONFIG: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+def save_sound(path: Path) -> Path:
+    """A small checkpoint that is as it should be."""
     config = from_dict(CONFIG, where="test")
     state = {
         "config": CONFIG,
@@ -39,8 +39,13 @@ def path(tmp_path: Path) -> Path:
         "labels": list("abcd"),
         "provenance": {},
     }
-    checkpoint.save(tmp_path / "sound.pt", state)
-    return tmp_path / "sound.pt"
+    checkpoint.save(path, state)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return save_sound(tmp_path / "sound.pt")
 
 
 def changed(path: Path, edit: Any) -> Path:

@@ -208,8 +208,9 @@ def from_dict(tree: dict[str, Any], *, where: str) -> Config:
     """Validate a decoded config; ``where`` heads the error."""
     try:
         return msgspec.convert(tree, Config)
-    except RecursionError:
-        raise UsageError(f"{where}: nested too deeply") from None
+    except (RecursionError, UnicodeEncodeError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a text that isn't Unicode"
+        raise UsageError(f"{where}: {reason}") from None
     except msgspec.ValidationError as error:
         try:
             reason = explain(error, Config, tree)

@@ -10,18 +10,22 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from sdk.errors import UsageError
 
 SPARE_BYTES = 64 << 20
 SPARE_TENSORS = 1000
 TIMES = 4  # weights, their initial values and derived constants
-_MAKERS = {"empty", "zeros", "ones", "full", "randn", "rand", "eye", "arange", "randperm", "empty_strided"}
+_MAKERS = {
+    getattr(torch, name)
+    for name in ("empty", "zeros", "ones", "full", "randn", "rand", "eye", "arange", "linspace", "randperm")
+}
 
 
-class Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Budget(TorchFunctionMode):
     """A context in which new tensors may take a few times as much as ``weights``.
 
     Raises:
@@ -29,22 +33,26 @@ class Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         stored = list(weights)
         self._bytes_left = TIMES * sum(tensor.untyped_storage().nbytes() for tensor in stored) + SPARE_BYTES
         self._tensors_left = TIMES * len(stored) + SPARE_TENSORS
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in _MAKERS and args:
-            self._bytes_left -= 4 * _numel(func.overloadpacket.__name__, args)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _MAKERS:
+            self._bytes_left -= 4 * _numel(func, args, kwargs or {})
             self._tensors_left -= 1
             if min(self._bytes_left, self._tensors_left) < 0:
                 raise UsageError("its model is far larger than the weights that are there for it")
         return func(*args, **(kwargs or {}))
 
 
-def _numel(name: str, args: Any) -> int:
-    if isinstance(args[0], list | tuple):
-        return math.prod(args[0])
-    largest = max((int(value) for value in args if isinstance(value, int | float)), default=0)
-    return largest**2 if name == "eye" else largest
+def _numel(func: Any, args: Any, kwargs: Any) -> int:
+    size = kwargs.get("size", args)
+    if size and isinstance(size[0], list | tuple):
+        return math.prod(size[0])
+    lengths = [value for value in size if isinstance(value, int)]
+    if func is torch.eye:
+        return max(lengths, default=0) ** 2
+    is_line = func in (torch.arange, torch.linspace, torch.randperm)
+    return max(lengths, default=0) if is_line else math.prod(lengths)

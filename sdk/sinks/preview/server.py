@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from sdk.bundle import Bundle
 from sdk.sinks.preview.access import HEADERS, OPEN_PATHS, Guard, is_cross_site
@@ -59,6 +60,7 @@ async def serve(
         server.app(),
         handle_signals=False,
         access_log=None,  # it would hold the token
+        logger=_request_log(),
         shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=IDLE_S,
         lingering_time=1.0,
@@ -77,6 +79,25 @@ async def serve(
             listening.close()
     finally:
         await runner.cleanup()
+
+
+class _Failures(logging.Handler):
+    """One line for each request whose handler failed, and none for what is no request.
+
+    aiohttp would print a traceback for both, with what was sent in it: anyone who reaches the port could fill
+    the log, and a token in a wrong address would stand there.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, HttpProcessingError):
+            _log.warning("preview: a request failed: %s", type(error).__name__)
+
+
+def _request_log() -> logging.Logger:
+    log = logging.Logger("preview")  # outside of the hierarchy, so that no handler but this one hears of it
+    log.addHandler(_Failures())
+    return log
 
 
 def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

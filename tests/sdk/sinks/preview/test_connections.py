@@ -168,3 +168,27 @@ def test_connection_without_a_request_is_dropped(
         with suppress(ConnectionResetError):
             while idle.recv(1000):
                 pass
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"G\0T / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET *?TOKEN HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /frame?TOKEN HTTP/1.1\r\nContent-Length: -1\r\nHost: a\r\n\r\n",
+        b"GET /frame?TOKEN HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_leaves_nothing_in_the_log(
+    preview: Preview, sent: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Anyone who reaches the port could fill it, and what is sent may hold the token."""
+    token = preview.url.partition("?")[2]
+    with connect(preview) as client:
+        client.sendall(sent.replace(b"TOKEN", token.encode()))
+        assert client.recv(100).startswith(b"HTTP/1.0 400")
+    assert get(preview.url, "healthz").code == 200
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert "Traceback" not in said
+    assert token not in said
