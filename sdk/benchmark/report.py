@@ -187,10 +187,14 @@ class Unattended(msgspec.Struct, frozen=True):
         return sum(interval.skipped for interval in self.intervals)
 
     def growth(self, what: str) -> int:
-        """How far an Interval's figure rose above the most of the warm-up."""
+        """How far an Interval's figure rose from the second quarter of the run to the last, by their medians.
+
+        What is there only at times, such as an encoder's threads or pages that the system takes back, is no
+        growth.
+        """
         values = [getattr(interval, what) for interval in self.intervals]
-        n_warm = max(1, len(values) // 4)
-        return int(max(values[n_warm:]) - max(values[:n_warm]))
+        quarter = max(1, len(values) // 4)
+        return int(median(values[-quarter:]) - median(values[quarter : 2 * quarter]))
 
 
 class Check(msgspec.Struct, frozen=True):

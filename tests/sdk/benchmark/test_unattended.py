@@ -36,8 +36,9 @@ def interval(number: int, **what: int) -> Interval:
 
 
 def long_run(failures: int = 12, **last: int) -> Unattended:
-    """Twelve intervals, the last of which has other figures."""
-    return Unattended(1.0, (*map(interval, range(11)), interval(11, **last)), failures, visits=400)
+    """Twelve intervals, of which the last two have other figures."""
+    ends = (interval(10, **last), interval(11, **last))
+    return Unattended(1.0, (*map(interval, range(10)), *ends), failures, visits=400)
 
 
 def report_of(found: Unattended) -> Report:
@@ -59,9 +60,17 @@ def test_each_bound_is_held(bad: dict[str, int], name: str) -> None:
     assert [check.name for check in report_of(long_run(**bad)).checks if not check.passed] == [name]
 
 
-def test_growth_in_the_warm_up_is_none() -> None:
-    rising = [interval(i, threads=20 if i >= 2 else 1 + i) for i in range(12)]
-    assert Unattended(1.0, tuple(rising), 0, 0).growth("threads") == 0
+@pytest.mark.parametrize(
+    ("threads", "growth"),
+    [
+        ([1, 2, 3] + [20] * 9, 0),  # in the warm-up
+        ([6] * 4 + [12] + [6] * 5 + [12, 6], 0),  # now and then, an encoder's
+        (list(range(12)), 6),  # a leak
+    ],
+)
+def test_growth_is_what_stays(threads: list[int], growth: int) -> None:
+    intervals = tuple(interval(i, threads=count) for i, count in enumerate(threads))
+    assert Unattended(1.0, intervals, 0, 0).growth("threads") == growth
 
 
 @pytest.mark.slow
