@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,11 +18,9 @@ from sdk.host.terminal import echo
 
 if TYPE_CHECKING:
     from export.protect.request import Request
-    from export.protect.steps import Voice
 
 NEEDED = (*TOOLS, "lightning_fabric", "matplotlib")
 SHORTEST_H, LONGEST_H = 0.001, 1000.0
-LINE_EVERY_S = 30.0
 
 
 @click.command(cls=Single, name="edge-protect")
@@ -118,33 +114,23 @@ def main(
 
 def _run(request: Request) -> None:
     from export.protect import outcome
-    from export.protect.steps import Run
+    from export.protect.steps import Run, Voice
+    from trainer.cli.console import Line, bars
 
     begun = time.monotonic()
-    with _voice() as voice:
-        run = Run(request, voice)
-        try:
-            outcomes = run.outcomes()
-        except KeyboardInterrupt:
-            raise Stopped(f"the same command goes on from what is in {run.folder}") from None
+    run = Run(request, Voice(_say, Line(), bars))
+    try:
+        outcomes = run.outcomes()
+    except KeyboardInterrupt:
+        raise Stopped(f"the same command goes on from what is in {run.folder}") from None
     echo(outcome.table(outcomes))
     for remark in (*outcome.remarks(outcomes[0]), *run.work.state.notes):
         echo(f"- {remark}")
     echo(f"wrote {request.out} ({(time.monotonic() - begun) / 60:.0f} min)")
 
 
-@contextmanager
-def _voice() -> Iterator[Voice]:
-    """Headings on standard error, and below them a line or a bar of progress."""
-    from export.protect.steps import Voice
-    from trainer.cli.console import Line, bars
-
-    line = Line()
-    with bars() as on_progress:
-
-        def say(text: str) -> None:
-            if sys.stderr.isatty():
-                echo(err=True)
-            echo(f"edge-protect: {text}", err=True)
-
-        yield Voice(say, line, on_progress)
+def _say(text: str) -> None:
+    """A line of its own on standard error, also after a line of progress that is rewritten in place."""
+    if sys.stderr.isatty():
+        echo(err=True)
+    echo(f"edge-protect: {text}", err=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -44,12 +47,12 @@ class Voice:
     Attributes:
         say: a line that stays.
         on_step: of a stage of training.
-        on_progress: of other parts.
+        bars: opens what shows the progress of other parts.
     """
 
     say: Say
     on_step: OnStep
-    on_progress: OnProgress
+    bars: Callable[[], AbstractContextManager[OnProgress]]
 
 
 class Run:
@@ -153,7 +156,9 @@ class Run:
             self.voice.say("exporting the engines")
             loaded = load_defence(best)
             given = {**loaded.provenance, "classifier_given": self.request.classifier.says}
-            write_bundle(replace(loaded, provenance=given), self.bundle, name=self.request.name, force=True)
+            config, given = (self._without_folder(tree) for tree in (loaded.config, given))
+            clean = replace(loaded, config=config, provenance=given)
+            write_bundle(clean, self.bundle, name=self.request.name, force=True)
             self.work.finish(EXPORT, *self.request.classifier.notes)
         if not self.work.is_finished(PRECISIONS):
             notes = [note for precision in LOWER if (note := self._lower(precision))]
@@ -173,9 +178,10 @@ class Run:
             subject=_subject(self.request),
             notes=self.work.state.notes,
         )
-        own = measurement.measure(
-            self.bundle, asked, work=self._file("evaluation"), on_progress=self.voice.on_progress
-        )
+        with self.voice.bars() as on_progress:
+            own = measurement.measure(
+                self.bundle, asked, work=self._file("evaluation"), on_progress=on_progress
+            )
         write_atomically(path, outcome.to_json(own))
         self.work.finish(MEASURE)
         return own
@@ -191,14 +197,15 @@ class Run:
     def _make_bank(self, setting: Setting) -> None:
         images = attack_bank.in_memory(self.training)
         config = stages.blind(setting, epochs=1, epoch_steps=0, bank=None, save_every=0)
-        made = attack_bank.make(
-            build(config.model, seed=setting.seed),
-            images,
-            eps=setting.eps,
-            steps=plan.BANK_STEPS,
-            seed=setting.seed,
-            on_batch=lambda done: self.voice.on_progress("attacked", done, len(images)),
-        )
+        with self.voice.bars() as on_progress:
+            made = attack_bank.make(
+                build(config.model, seed=setting.seed),
+                images,
+                eps=setting.eps,
+                steps=plan.BANK_STEPS,
+                seed=setting.seed,
+                on_batch=lambda done: on_progress("attacked", done, len(images)),
+            )
         made.save(self._file("bank.npz"))
 
     def _fit(self, stage: str, config: Config) -> None:
@@ -225,6 +232,14 @@ class Run:
                 if other.subject == own.subject:
                     found.append(other)
         return found
+
+    def _without_folder(self, tree: Any) -> Any:
+        """``tree`` with paths relative to the work folder: where that lies is nobody's business."""
+        if isinstance(tree, dict):
+            return {key: self._without_folder(value) for key, value in tree.items()}
+        if isinstance(tree, str):
+            return tree.removeprefix(f"{self.folder.resolve()}{os.sep}")
+        return tree
 
     def _file(self, name: str) -> Path:
         return self.folder / name

@@ -18,6 +18,8 @@ from export.protect.plan import Plan, Stage
 from sdk import Purifier
 from sdk.bundle import Bundle, sha256_of
 from tests.export.protect.conftest import LABELS, MEAN, SIDE, STD, Brought
+from trainer import checkpoint
+from trainer.cli import main as train
 from trainer.robustness.evaluation.budgets import BUDGETS
 
 SHORT = Stage(epochs=1, epoch_steps=3, save_every=1, seconds=1.0)
@@ -57,6 +59,8 @@ def test_a_classifier_that_stays_is_the_same_to_the_byte(brought: Brought, place
     assert classifier.onnx["fp32"].sha256 == sha256_of(engine), "what it was before any training"
     assert bundle.manifest.provenance["classifier_given"]["sha256"] == sha256_of(brought.classifier)
     assert (bundle.manifest.name, bundle.manifest.family, bundle.labels) == ("my-net", "maep", LABELS)
+    for file in ("bundle.json", "MODEL_CARD.md"):
+        assert str(place) not in (place / "frozen" / file).read_text(encoding="utf-8"), "whose machine it was"
     assert "too few pictures to tell" in result.stdout, "36 pictures can't prove that FP16 costs nothing"
 
 
@@ -77,6 +81,15 @@ def test_it_prints_and_keeps_before_and_after(brought: Brought, place: Path) -> 
     assert (place / "frozen/figures/ladder.png").stat().st_size > 1000
     with Purifier.load(place / "frozen", seed=1) as purifier:
         assert purifier(np.full((40, 50, 3), 90, np.uint8)).label in LABELS
+
+
+def test_a_stage_can_be_run_alone(brought: Brought, place: Path, tmp_path: Path) -> None:
+    stage = place / "my-net.work/adapt-none/1-blind.toml"
+    alone = ("--data", brought.pictures, "--out", tmp_path / "run", "--set", "optimizer.epoch_steps=1")
+    result = CliRunner().invoke(train, ["fit", str(stage), *map(str, alone)])
+    assert result.exit_code == 0, result.output
+    found = checkpoint.load(tmp_path / "run/last.pt")
+    assert (found["position"]["step"], found["labels"]) == (1, list(LABELS))
 
 
 def test_an_adapted_classifier_is_another_and_stands_beside_the_first(brought: Brought, place: Path) -> None:
