@@ -1,6 +1,6 @@
 """Train an ordinary classifier of German traffic signs, of the kind that people bring, and write it as ONNX.
 
-    python samples/train_sign_classifier.py --data DIR [--out out/sign-classifier.onnx] [--epochs 8]
+    python samples/train_sign_classifier.py --data DIR [--out out/sign-classifier.onnx] [--epochs 20]
 
 A plain convolutional network of 26 MMAC, trained on clean pictures alone, so attacks find it easy. DIR holds
 GTSRB as ``edge-train`` reads it: ``train/NN/*.jpg`` and ``test/NN/*.jpg``. The names of its classes are
@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdk import EdgePurifyError
-from trainer.data import Images, augment, keyed_generator, read_gtsrb, split_validation
+from trainer.data import Images, keyed_generator, read_gtsrb, split_validation
 
 BATCH = 128
 VALIDATION = 2000  # in whole tracks: pictures of one real sign are never on both sides
 MEAN, STD = 0.5, 0.25  # of every channel; what the file expects, so edge-protect is told
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 4e-3
 
 
 def network(n_classes: int) -> nn.Sequential:
@@ -52,7 +52,7 @@ def network(n_classes: int) -> nn.Sequential:
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with the pictures.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/sign-classifier.onnx"))
-@click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(data: Path, out: Path, epochs: int, seed: int) -> None:
     """Train, measure once on the test pictures, export."""
@@ -73,7 +73,7 @@ def main(data: Path, out: Path, epochs: int, seed: int) -> None:
 
 
 def train(model: nn.Module, training: Images, validation: Images, epochs: int, seed: int) -> None:
-    """By AdamW on a one-cycle schedule, with random shifts."""
+    """By AdamW on a one-cycle schedule."""
     steps = epochs * (len(training) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
@@ -84,7 +84,7 @@ def train(model: nn.Module, training: Images, validation: Images, epochs: int, s
         for position in range(len(training) // BATCH):
             batch = training[order[position * BATCH : (position + 1) * BATCH]]
             generator = keyed_generator(seed, epoch, position)
-            images = augment(batch.pixels, crop_padding=3, flip=False, generator=generator)
+            images = varied(batch.pixels.float() / 255, generator)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 logits = model(normalized(images).to(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), batch.targets, label_smoothing=0.05)
@@ -96,6 +96,24 @@ def train(model: nn.Module, training: Images, validation: Images, epochs: int, s
         click.echo(
             f"epoch {epoch + 1}/{epochs}: validation {accuracy(model, validation):.2%}, {seconds:.0f} s"
         )
+
+
+def varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Turned, scaled, shifted, lightened and darkened a little: 30 pictures of a real sign are much alike."""
+    count = len(images)
+    turn, zoom, right, down, light, contrast = (
+        2 * torch.rand(6, count, generator=generator) - 1  # in [-1, 1)
+    )
+    angle, scale = 0.2 * turn, 1 + 0.15 * zoom
+    rows = [
+        torch.stack([scale * angle.cos(), -scale * angle.sin(), 0.15 * right], dim=1),
+        torch.stack([scale * angle.sin(), scale * angle.cos(), 0.15 * down], dim=1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    light, contrast = (value.view(-1, 1, 1, 1) for value in (light, contrast))
+    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
+    return (mean + (moved - mean) * 2 ** (0.7 * contrast) + 0.15 * light).clamp(0, 1)
 
 
 @torch.inference_mode()
