@@ -652,6 +652,17 @@ def test_auto_takes_the_gpu_where_there_is_one(bundle: Bundle, gpu: FakeGpu, pre
     gpu.require_nothing_held()
 
 
+def test_engines_of_an_unsigned_bundle_are_announced_as_code(
+    bundle: Bundle, gpu: FakeGpu, present: FakeTensorRt, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_engines(bundle)
+    listed = msgspec.structs.replace(bundle.manifest, plans=(File("engines/a.plan", "0" * 64),))
+    for signed_by, expected in ((None, 1), ("a key", 0)):
+        caplog.clear()
+        open_backend(Bundle(bundle.folder, listed, bundle.labels, bundle.digest, signed_by)).close()
+        assert caplog.text.count("built engines, which are code") == expected
+
+
 def test_the_number_and_the_binding_reach_the_driver(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, str]] = []
 
