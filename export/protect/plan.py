@@ -28,6 +28,7 @@ MEASURED_STEPS = 4  # even: steps of MAEP take turns
 MEASURED_SHARE = 0.01  # of the hours, that a rate is measured for
 SAVE_S = 60.0
 EXPORT_S = 60.0
+JUDGING = 2.0  # steps of training that take as long as judging the precisions on a batch; measured
 # gradients through the defence that the evaluation takes, by picture and by draw; measured on both families
 GRADIENTS = 150
 
@@ -69,13 +70,14 @@ class Plan(msgspec.Struct, frozen=True):
         return self.bank_s + self.blind.seconds + self.adversarial.seconds + self.evaluation_s
 
 
-def make(setting: Setting, training: DataSet, *, hours: float, images: int) -> Plan:
+def make(setting: Setting, training: DataSet, *, hours: float, images: int, judged: int = 0) -> Plan:
     """Measure the rates and size the stages.
 
     Args:
         training: without the validation pictures.
         hours: for everything.
         images: that the evaluation attacks.
+        judged: test pictures that the precisions are judged on.
 
     Raises:
         UsageError: the hours don't allow a few steps of each stage.
@@ -88,6 +90,7 @@ def make(setting: Setting, training: DataSet, *, hours: float, images: int) -> P
     plain = _rate(stages.blind(setting, bank=None, **long), few, MEASURED_SHARE * total)
     draws = 4 if setting.family == "ren" else 1
     evaluation = EXPORT_S * min(1.0, hours) + images * GRADIENTS * draws * attacked / (2 * batch)
+    evaluation += JUDGING * judged / batch * attacked
     left = total - (time.perf_counter() - begun) - evaluation
     blind_s = BLIND_SHARE * left
     bank_s = _bank_seconds(setting, few, len(training)) if setting.family == "maep" else 0.0

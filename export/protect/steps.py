@@ -16,6 +16,7 @@ import msgspec
 from export.bundle.add_precisions import Lowering, lower_bundle
 from export.bundle.staging import staged
 from export.bundle.write import write_bundle
+from export.inputs.calibration import N_ACCURACY
 from export.protect import accuracy, measurement, outcome, plan, stages
 from export.protect.outcome import Outcome
 from export.protect.plan import Plan, Stage
@@ -27,7 +28,7 @@ from sdk.errors import GateError, UsageError
 from sdk.files import write_atomically
 from trainer.checkpoint import load_defence
 from trainer.config import Config
-from trainer.data import DataSet, Images, attack_bank, open_dataset, split_validation
+from trainer.data import DataSet, attack_bank, open_dataset, split_validation
 from trainer.loop.fit import Report as OnStep
 from trainer.loop.fit import fit
 from trainer.models import build
@@ -93,7 +94,7 @@ class Run:
         """Check that the classifier knows the pictures, and write it as an engine takes it."""
         request, classifier = self.request, self.request.classifier
         if not self.work.is_finished("accuracy"):
-            few = _spread(self.test, accuracy.N_PICTURES)
+            few = self.test[slice(0, accuracy.N_PICTURES)]
             raw = accuracy.check(classifier, few)
             self.voice.say(
                 f"the classifier is right on {raw.share:.1%} of {raw.pictures} clean test pictures"
@@ -124,7 +125,11 @@ class Run:
             self.voice.say("measuring how fast a step is here")
             training, _ = split_validation(self.training, setting.validation)
             found = plan.make(
-                setting, training, hours=self.request.hours, images=min(self.request.images, len(self.test))
+                setting,
+                training,
+                hours=self.request.hours,
+                images=min(self.request.images, len(self.test)),
+                judged=min(N_ACCURACY, len(self.test)),
             )
             self.work.plan(found)
         for stage, config in self._configs(setting, found).items():
@@ -276,11 +281,6 @@ def _check_out(out: Path, *, mine: bool) -> None:
         raise UsageError(f"--out {out}: the folder {out.parent} doesn't exist", hint="create it first")
     if out.exists() and not (mine and (out / MANIFEST).is_file()):
         raise UsageError(f"--out {out}: something is there already", hint="give another name, or remove it")
-
-
-def _spread(images: DataSet, count: int) -> Images:
-    """The first ``count`` test pictures, which are in random order."""
-    return images[slice(0, count)]
 
 
 def _subject(request: Request) -> str:
