@@ -12,7 +12,7 @@ import torch
 from sdk.bundle import Bundle
 from sdk.errors import BundleError
 from tests.export.spoil import edit_manifest
-from trainer.models.twin import read_twin, save_twin
+from trainer.models.twin import read_attackable, read_twin, save_twin
 
 
 def test_the_twin_is_what_was_exported_bit_for_bit(bundle: Bundle, loaded: Any) -> None:
@@ -49,6 +49,21 @@ def test_a_twin_may_not_name_code_to_run(folder: Path) -> None:
     edit_manifest(folder, lambda tree: tree["twin"]["config"].update(classifier=classifier))
     with pytest.raises(BundleError, match="code that reading it would run"):
         read_twin(Bundle.open(folder))
+
+
+def test_a_classifier_whose_code_is_elsewhere_is_attacked_through_its_graph(
+    folder: Path, loaded: Any
+) -> None:
+    """Nothing is imported from where the bundle says."""
+    classifier = {"kind": "module", "factory": "antigravity:fly"}
+    edit_manifest(folder, lambda tree: tree["twin"]["config"].update(classifier=classifier))
+    attackable = read_attackable(Bundle.open(folder))
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    draw = loaded.defence.draw(3, torch.Generator().manual_seed(1))
+    logits = attackable(images, draw)
+    assert torch.allclose(logits, loaded.defence(images, draw), atol=1e-4)
+    logits.square().sum().backward()
+    assert images.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
