@@ -15,7 +15,8 @@ test: .venv/.everything
 	$(BIN)/python -m pytest tests --ignore tests/sdk --ignore tests/trainer
 	$(BIN)/python -m pytest tests/sdk/backends
 	$(BIN)/python -m pytest tests/sdk/cli
-	$(BIN)/python -m pytest tests/sdk --ignore tests/sdk/backends --ignore tests/sdk/cli
+	$(BIN)/python -m pytest tests/sdk/fleet
+	$(BIN)/python -m pytest tests/sdk --ignore tests/sdk/backends --ignore tests/sdk/cli --ignore tests/sdk/fleet
 	$(BIN)/python -m pytest tests/trainer --ignore tests/trainer/robustness
 	$(BIN)/python -m pytest tests/trainer/robustness
 

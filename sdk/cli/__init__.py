@@ -14,6 +14,7 @@ import click
 
 from sdk.choices import BACKENDS, CUDA_BINDINGS, PRECISIONS, PROVIDERS
 from sdk.cli.app import App, given
+from sdk.cli.fleet import batch, serve
 from sdk.cli.signals import STOPPED
 from sdk.host.terminal import echo
 
@@ -250,3 +251,7 @@ def doctor(bundle: str | None, selftest: bool, require_signature: str | None, as
         doctors.show(report)
     if not report.healthy:
         raise click.exceptions.Exit(1)
+
+
+main.add_command(batch)
+main.add_command(serve)

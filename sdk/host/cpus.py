@@ -10,9 +10,13 @@ from pathlib import Path
 def available_cpus(root: Path = Path("/")) -> int:
     """CPUs this process may use, at least 1: the affinity mask, cut to the cgroup's quota.
 
+    ``EDGE_PURIFY_CPUS`` in the environment names fewer, where several processes share the machine.
     ``root`` is where ``proc`` and ``sys`` are found.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("EDGE_PURIFY_CPUS", "")
+    if wanted.isdecimal():
+        allowed = max(1, min(allowed, int(wanted)))
     quota = cgroup_quota(root)
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 

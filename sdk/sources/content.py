@@ -124,6 +124,11 @@ def _kind_of_head(head: bytes, path: Path) -> Kind:
     return Kind.TEXT if _is_text(head) else Kind.VIDEO
 
 
+def looks_like_picture(data: bytes) -> bool:
+    """Whether the first bytes of ``data`` are a picture's."""
+    return _is_picture(data[:_HEAD_BYTES])
+
+
 def _is_picture(head: bytes) -> bool:
     if head[:4] == b"RIFF":
         return head[8:12] == b"WEBP"

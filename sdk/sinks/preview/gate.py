@@ -24,9 +24,10 @@ _REFUSAL = (
 
 
 class Gate:
-    """Counts a server's connections and drops idle ones; ``protocol`` makes the protocol of each."""
+    """Counts a server's connections, ``most`` at a time, and drops idle ones; ``protocol`` makes each."""
 
-    def __init__(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(self, protocol: Callable[[], asyncio.BaseProtocol], *, most: int = MAX_CONNECTIONS) -> None:
+        self._most = most
         self._inner = protocol
         self._limit = _descriptor_limit()
         self._timers: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
@@ -38,7 +39,7 @@ class Gate:
         """Count a new connection; False if there are too many, or if it took one of the last descriptors."""
         reserve = min(RESERVED_DESCRIPTORS, self._limit // 2)
         descriptor: int = transport.get_extra_info("socket").fileno()  # the lowest that was free
-        if len(self._timers) >= MAX_CONNECTIONS or descriptor >= self._limit - reserve:
+        if len(self._timers) >= self._most or descriptor >= self._limit - reserve:
             return False
         self.wait(transport)
         return True
