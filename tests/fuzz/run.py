@@ -61,14 +61,21 @@ def atheris_run(name: str, count: int) -> None:
         sys.exit("atheris isn't installed: pip install atheris (Linux on x86-64)")
 
     with ExitStack() as stack:
-        trial = _trial(name, stack)
+        with atheris.instrument_imports(include=["sdk", "export", "trainer"]):
+            trial = _trial(name, stack)
         wrapped = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))(
             given(st.data())(trial)
         )
         fuzz_one: Callable[[bytes], Any] = wrapped.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
-        atheris.instrument_all()
         atheris.Setup(
-            [sys.argv[0], f"-runs={count}", f"-max_len={MAX_BUFFER}", "-timeout=30", "-rss_limit_mb=4096"],
+            [
+                sys.argv[0],
+                f"-runs={count}",
+                f"-max_len={MAX_BUFFER}",
+                "-len_control=0",
+                "-timeout=30",
+                "-rss_limit_mb=4096",
+            ],
             lambda data: fuzz_one(data) and None,
         )
         atheris.Fuzz()
