@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,26 @@ def ray() -> Iterator[Any]:
         patch.setattr(cluster, "TRIES", 6)  # a busy machine starts slowly
         with cluster.open_cluster(cpus=2) as connected:
             yield connected
+
+
+def processes(title: str) -> list[int]:
+    """Workers of this test run's cluster, children of its raylet, whose title begins so."""
+    numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    return [
+        number
+        for number in numbers
+        if _content(number, "cmdline").startswith(title) and _parent(_parent(number)) == os.getpid()
+    ]
+
+
+def _parent(process: int) -> int:
+    """The number of a process's parent; 0 if it has ended."""
+    fields = _content(process, "stat").rpartition(")")[2].split()
+    return int(fields[1]) if fields else 0
+
+
+def _content(process: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{process}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""  # it has ended

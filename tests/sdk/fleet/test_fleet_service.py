@@ -23,7 +23,7 @@ from sdk.fleet.replica import NAME, start
 from sdk.fleet.service import Replicas, Status
 from sdk.fleet.setup import Setup
 from sdk.sinks.preview.access import Guard
-from tests.sdk.fleet.conftest import picture
+from tests.sdk.fleet.conftest import picture, processes
 
 TOKEN = {"Authorization": "Bearer secret"}
 MAX_BYTES = 100_000
@@ -36,18 +36,6 @@ def handle(ray: Any) -> Iterator[Any]:
 
     yield start(Setup(hide_draw=True), max_bytes=MAX_BYTES, replicas=(2, 2), queue=64)
     ray_serve.shutdown()
-
-
-def replicas() -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            title = (folder / "cmdline").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if folder.name.isdecimal() and title.startswith(f"ray::ServeReplica:{NAME}".encode()):
-            found.append(int(folder.name))
-    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
@@ -71,8 +59,8 @@ def test_pictures_are_answered_though_a_replica_is_killed(handle: Any) -> None:
                 async with session.post(f"{url}/purify?frame={number}&source=door", data=body) as answer:
                     answers[number] = answer.status, await answer.json()
                 if len(answers) == 10:
-                    assert len(replicas()) == 2
-                    os.kill(replicas()[0], signal.SIGKILL)
+                    assert len(processes(f"ray::ServeReplica:{NAME}")) == 2
+                    os.kill(processes(f"ray::ServeReplica:{NAME}")[0], signal.SIGKILL)
 
             await asyncio.gather(*(ask(number) for number in range(40)))
             async with session.get(f"{url}/healthz") as answer:
