@@ -22,14 +22,14 @@ BLIND_SHARE = 0.25  # of the time for training
 BANK_SHARE = 0.4  # of the blind stage, that an attack bank may take
 BANK_STEPS = 10  # of PGD
 VALIDATION_SHARE = 0.1  # of a stage, that validation may take
-MOST_EPOCHS = 20
-FEWEST_STEPS = 2  # of a stage
+MAX_EPOCHS = 20
+MIN_STEPS = 2  # of a stage
 MEASURED_STEPS = 4  # even: steps of MAEP take turns
 MEASURED_SHARE = 0.01  # of the hours, that a rate is measured for
 SAVE_S = 60.0
 EXPORT_S = 60.0
 JUDGING = 2.0  # steps of training that take as long as judging the precisions on a batch; measured
-# gradients through the defence that the evaluation takes, by picture and by draw; measured on both families
+# gradients through the defence that the evaluation takes, by picture and by draw; an estimate
 GRADIENTS = 150
 
 
@@ -105,8 +105,8 @@ def make(setting: Setting, training: DataSet, *, hours: float, images: int, judg
     probe = 22 * setting.probed / (2 * batch) * attacked  # PGD-10 on two models; a step has two passes
     second = _stage((1 - BLIND_SHARE) * left, attacked, whole, validation_s=probe)
     if first is None or second is None:
-        blind_least = (FEWEST_STEPS * plain + setting.validation / batch * plain) / BLIND_SHARE
-        both_least = max(blind_least, (FEWEST_STEPS * attacked + probe) / (1 - BLIND_SHARE))
+        blind_least = (MIN_STEPS * plain + setting.validation / batch * plain) / BLIND_SHARE
+        both_least = max(blind_least, (MIN_STEPS * attacked + probe) / (1 - BLIND_SHARE))
         least = both_least + total - left
         raise UsageError(
             f"--hours {hours:g}: too little: a step takes {attacked:.2g} s here, and measuring the bundle "
@@ -123,9 +123,9 @@ def _up(hours: float) -> float:
 def _stage(seconds: float, step_s: float, whole: int, *, validation_s: float) -> Stage | None:
     """A stage of ``seconds``, whose steps take ``step_s`` and whose validations ``validation_s`` each."""
     room = int(VALIDATION_SHARE * seconds / validation_s)
-    epochs = max(1, min(MOST_EPOCHS, room))
+    epochs = max(1, min(MAX_EPOCHS, room))
     steps = int((seconds - epochs * validation_s) / step_s)
-    if steps < FEWEST_STEPS:
+    if steps < MIN_STEPS:
         return None
     epochs = min(epochs, steps)
     epoch_steps = steps // epochs

@@ -13,10 +13,10 @@ from trainer.config import Config
 from trainer.robustness.attacks.eot import bfloat16_is_fast
 
 BLIND, ADVERSARIAL = "1-blind", "2-adversarial"
-MOST_VALIDATION = 1000
+MAX_VALIDATION = 1000
 VALIDATION_SHARE = 0.1
 BATCH = 128
-MOST_PROBED = 256  # validation pictures that are attacked after an epoch
+MAX_PROBED = 256  # validation pictures that are attacked after an epoch
 PATCHES = range(4, 15)  # of a side, that MAEP is cut into
 SMALLEST_PATCH = 4
 TILE = 32  # the side of MAEP's tiles, where an image can't be cut into such patches as a whole
@@ -51,12 +51,12 @@ class Setting:
     @property
     def validation(self) -> int:
         """Pictures that are held out of training, for choosing."""
-        return max(1, min(MOST_VALIDATION, int(VALIDATION_SHARE * self.n_training)))
+        return max(1, min(MAX_VALIDATION, int(VALIDATION_SHARE * self.n_training)))
 
     @property
     def probed(self) -> int:
         """Validation pictures that are attacked after an epoch: so few that it takes less than the epoch."""
-        return min(self.validation, max(16, min(MOST_PROBED, self.n_training // 40)))
+        return min(self.validation, max(16, min(MAX_PROBED, self.n_training // 40)))
 
     @property
     def batch_size(self) -> int:
