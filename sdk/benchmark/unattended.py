@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
-import random
+import secrets
 import shutil
 import tempfile
 import threading
@@ -52,6 +52,7 @@ FRAME_S = 0.0005  # the camera's; the loop takes the newest whenever it can
 VIEWERS = 3
 LONGEST_LOOK_S = 5.0
 _WANDER = 64  # pixels
+_CHANCE = secrets.SystemRandom()
 
 
 def soak_hours(subject: Subject, hours: float, on_interval: Callable[[], None]) -> Unattended:
@@ -129,7 +130,7 @@ class Camera:
         self._scene = scene
         self._width = width
         self._n_read = 0
-        self._lost_at = time.monotonic() + random.expovariate(1 / SECONDS_BETWEEN_LOSSES)
+        self._lost_at = time.monotonic() + _CHANCE.expovariate(1 / SECONDS_BETWEEN_LOSSES)
 
     def isOpened(self) -> bool:
         return True
@@ -157,7 +158,7 @@ class _Absent:
 
 
 def _reconnect(connect: Callable[[], Camera]) -> Camera | _Absent:
-    return _Absent() if random.random() < SHARE_OF_FAILED_RETRIES else connect()
+    return _Absent() if _CHANCE.uniform(0, 1) < SHARE_OF_FAILED_RETRIES else connect()
 
 
 class Faulty:
@@ -170,7 +171,7 @@ class Faulty:
         self._backend = backend
 
     def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
-        if random.random() < 1 / FRAMES_BETWEEN_FAILURES:
+        if _CHANCE.uniform(0, 1) < 1 / FRAMES_BETWEEN_FAILURES:
             self.failures += 1
             raise BackendError(f"engine {draw.purifier_id}: failed on purpose")
         return self._backend.run(draw, image, want_purified=want_purified)
@@ -298,9 +299,9 @@ class Crowd:
             viewer.join(2 * LONGEST_LOOK_S)
 
     def _look(self) -> None:
-        while not self._leave.wait(random.random()):
-            url = urlunsplit(self._url._replace(path="/" + random.choice(self.PAGES)))
-            until = time.monotonic() + random.uniform(0, LONGEST_LOOK_S)
+        while not self._leave.wait(_CHANCE.uniform(0, 1)):
+            url = urlunsplit(self._url._replace(path="/" + _CHANCE.choice(self.PAGES)))
+            until = time.monotonic() + _CHANCE.uniform(0, LONGEST_LOOK_S)
             with suppress(OSError), urllib.request.urlopen(url, timeout=LONGEST_LOOK_S) as response:
                 self.visits += 1
                 while time.monotonic() < until and not self._leave.is_set() and response.read(1 << 14):

@@ -162,7 +162,11 @@ def inspect(bundle: str, require_signature: str | None, as_json: bool) -> None:
 
 @main.command()
 @_bundle_option
-@_precision_option
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
+    help="Of the engines in every section but 'precisions'. The bounds are set for fp32: faster engines "
+    "make the same overhead a larger share.",
+)  # fmt: skip
 @click.option(
     "--frames", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True,
     help="Frames that the stages are timed on; other sections take a share.",

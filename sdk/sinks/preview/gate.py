@@ -24,9 +24,14 @@ _REFUSAL = (
 
 
 class Gate:
-    """Counts a server's connections, ``most`` at a time, and drops idle ones; ``protocol`` makes each."""
+    """Counts a server's connections and drops idle ones.
 
-    def __init__(self, protocol: Callable[[], asyncio.BaseProtocol], *, most: int = MAX_CONNECTIONS) -> None:
+    Args:
+        protocol: makes the protocol of each.
+        most: at a time, ``MAX_CONNECTIONS`` by default.
+    """
+
+    def __init__(self, protocol: Callable[[], asyncio.BaseProtocol], *, most: int | None = None) -> None:
         self._most = most
         self._inner = protocol
         self._limit = _descriptor_limit()
@@ -39,7 +44,8 @@ class Gate:
         """Count a new connection; False if there are too many, or if it took one of the last descriptors."""
         reserve = min(RESERVED_DESCRIPTORS, self._limit // 2)
         descriptor: int = transport.get_extra_info("socket").fileno()  # the lowest that was free
-        if len(self._timers) >= self._most or descriptor >= self._limit - reserve:
+        most = MAX_CONNECTIONS if self._most is None else self._most
+        if len(self._timers) >= most or descriptor >= self._limit - reserve:
             return False
         self.wait(transport)
         return True
