@@ -7,7 +7,7 @@ has one thread, or all CPUs where a trial at load shows that its engine gains by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -103,8 +103,9 @@ class SessionBackend(ABC, Generic[S]):
     Args:
         bundle: a verified bundle.
         precision: "fp32", "fp16" or "int8"; every engine must have it.
-        threads: of every session; None takes one, or, if ``may_grow``, all that the process may use for an
-            engine that they are measured to speed up. The attribute is the most that any session has.
+        threads: of every session; None takes one, or, if ``may_grow``, all that the process may use, for the
+            purifiers and for the classifiers if they are measured to speed up the first of them. The
+            attribute is the most that any session has.
         graphs: the kind of ONNX graph to run where the bundle has one for GPUs and one for CPUs.
 
     Raises:
@@ -135,11 +136,11 @@ class SessionBackend(ABC, Generic[S]):
         manifest = bundle.manifest
         image: Tensor = ("float32", (1, 3, manifest.image.height, manifest.image.width))
         logits: Tensor = ("float32", (1, len(bundle.labels)))
-        self._purifiers = tuple(
-            self._fastest(self._file(engine, image, {"purified": image})) for engine in manifest.purifiers
+        self._purifiers = self._opened(
+            [self._file(e, image, {"purified": image}) for e in manifest.purifiers]
         )
-        self._classifiers = tuple(
-            self._fastest(self._file(engine, image, {"logits": logits})) for engine in manifest.classifiers
+        self._classifiers = self._opened(
+            [self._file(e, image, {"logits": logits}) for e in manifest.classifiers]
         )
 
     def run(self, draw: Draw, image: Float, *, want_purified: bool) -> Inference:
@@ -171,17 +172,31 @@ class SessionBackend(ABC, Generic[S]):
     def _open(self, file: EngineFile, threads: int) -> S:
         """A session of ``file``, its tensors checked."""
 
-    def _fastest(self, file: EngineFile) -> S:
+    def _opened(self, files: Sequence[EngineFile]) -> tuple[S, ...]:
+        """A session of each, seen to run, and all with as many threads as suit the first.
+
+        A number for each engine would tell by the latency which one was drawn.
+        """
+        first, threads = self._fastest(files[0])
+        rest = [self._open(file, threads) for file in files[1:]]
+        for session, file in zip(rest, files[1:], strict=True):
+            session.run(file.sample())
+        opened = (first, *rest)
+        if threads > self._given_threads:
+            self.threads = threads
+            for session, file in zip(opened, files, strict=True):
+                self._narrow.note(session, file)
+        return opened
+
+    def _fastest(self, file: EngineFile) -> tuple[S, int]:
         """A session that was seen to run, with the number of threads that suits its engine."""
         session = self._open(file, self._given_threads)
         alone_ms = _run_ms(session, file)
         if self._most_threads > self._given_threads and alone_ms > SLOW_MS:
             wider = self._open(file, self._most_threads)
             if _run_ms(wider, file) < GAIN * alone_ms:
-                self.threads = self._most_threads
-                self._narrow.note(wider, file)
-                return wider
-        return session
+                return wider, self._most_threads
+        return session, self._given_threads
 
     def _file(self, engine: Engine, image: Tensor, outputs: Tensors) -> EngineFile:
         inputs = {"image": image} | {spec.name: (spec.dtype, spec.shape) for spec in engine.random_inputs}

@@ -135,6 +135,25 @@ def test_engines_get_all_cpus_only_where_that_is_measured_to_pay(
     assert kind(bundle).threads == 1
 
 
+def test_engines_that_are_drawn_among_have_the_same_number_of_threads(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times_ms = iter(
+        [2.0, 1.0, 2.0, 2.0]
+    )  # more threads pay for the first purifier, not for the first classifier
+    monkeypatch.setattr(sessions, "available_cpus", lambda: 2)
+    monkeypatch.setattr(sessions, "_run_ms", lambda session, file: next(times_ms))
+    with closing(OnnxRuntimeBackend(Bundle.open(tiny_bundle))) as backend:
+        purifiers, classifiers = (
+            [session.get_session_options().intra_op_num_threads for session in bare]
+            for bare in backend.bare_sessions()
+        )
+    assert purifiers == [2] * len(purifiers)
+    assert classifiers == [1] * len(classifiers)
+    assert len(purifiers) > 1
+    assert len(classifiers) > 1
+
+
 def test_runs_at_once_have_one_thread_each(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "available_cpus", lambda: 2)
     monkeypatch.setattr(sessions, "SLOW_MS", 0.0)
