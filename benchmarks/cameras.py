@@ -48,8 +48,9 @@ SERVER = Path(__file__).with_name("rtsp_server.py")
 class Server:
     """An RTSP server in a process of its own, always on the same port."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, *options: str) -> None:
         self._python = python
+        self._options = options
         self._port = "0"
         self.start()
 
@@ -58,7 +59,7 @@ class Server:
         return f"rtsp://127.0.0.1:{self._port}/camera"
 
     def start(self) -> None:
-        command = [self._python, str(SERVER), "--port", self._port]
+        command = [self._python, str(SERVER), "--port", self._port, *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         word, _, port = self._process.stdout.readline().strip().partition(" ")

@@ -20,7 +20,8 @@ from sdk.arrays import Pixels
 WIDTH, HEIGHT = 1280, 720
 SCALE = 4  # signs are drawn larger by this factor, then reduced, so that their edges are smooth
 MARGIN = 0.1  # around a sign, as in GTSRB's crops
-RED, WHITE, YELLOW, BLACK = (38, 28, 178), (232, 234, 236), (40, 176, 238), (28, 28, 30)  # BGR
+RED, WHITE, BLACK = (38, 28, 178), (232, 234, 236), (28, 28, 30)  # BGR
+GRASS = (58, 112, 92)
 SEED = 3
 
 
@@ -68,12 +69,11 @@ def _landscape(random: np.random.Generator) -> Pixels:
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     sky = np.linspace(0, 1, horizon)[:, None, None]
     image[:horizon] = ((1 - sky) * (206, 168, 126) + sky * (232, 222, 208)).astype(np.uint8)
-    image[horizon:] = (58, 112, 92)
     for x in range(-20, WIDTH + 40, 22):
         tall = int(random.integers(30, 110))
         green = (int(random.integers(30, 60)), int(random.integers(60, 100)), int(random.integers(36, 66)))
         cv2.ellipse(image, (x, horizon), (30, tall), 0, 0, 360, green, -1, cv2.LINE_AA)
-    image[horizon:] = np.where(image[horizon:] < 0, 0, (58, 112, 92))
+    image[horizon:] = GRASS  # what of the trees is below the horizon too
     road = np.array([(610, horizon), (670, horizon), (1190, HEIGHT), (90, HEIGHT)])
     cv2.fillPoly(image, [road], (92, 90, 88), cv2.LINE_AA)
     for near, far in ((1.0, 0.72), (0.55, 0.4), (0.3, 0.22), (0.15, 0.1)):

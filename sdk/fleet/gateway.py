@@ -18,8 +18,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from sdk.bundle import Bundle
-from sdk.sinks.preview.access import HEADERS, Guard, is_cross_site
-from sdk.sinks.preview.gate import BACKLOG, IDLE_S, Gate
+from sdk.sinks.preview.access import Guard, is_cross_site
+from sdk.sinks.preview.gate import BACKLOG
+from sdk.sinks.preview.guarded import Bounds, GuardedServer
 
 PATIENCE_S = 30.0  # for a request's body
 ANSWER_S = 60.0
@@ -33,7 +34,6 @@ _USAGE = "POST /purify with a picture as the body; GET /healthz, /metrics\n"
 
 Ask = Callable[[bytes, int, str], Awaitable[tuple[int, bytes]]]
 Healthy = Callable[[], bool]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Lost(Exception):
@@ -66,7 +66,6 @@ class Gateway:
     """
 
     def __init__(self, bundle: Bundle, guard: Guard, ask: Ask, healthy: Healthy, limits: Limits) -> None:
-        self.gate: Gate | None = None
         self._guard, self._ask, self._healthy, self._limits = guard, ask, healthy, limits
         self._pending = 0
         self._registry = CollectorRegistry()
@@ -85,33 +84,25 @@ class Gateway:
             {"name": bundle.manifest.name, "family": bundle.manifest.family, "sha256": bundle.digest}
         )
 
-    def app(self) -> web.Application:
-        app = web.Application(middlewares=[self._admitted], client_max_size=self._limits.max_bytes)
-        app.add_routes(
-            [
-                web.get("/", self._usage),
-                web.post("/purify", self._purify),
-                web.get("/healthz", self._healthz),
-                web.get("/metrics", self._metrics),
-            ]
+    async def serve(
+        self, host: str, port: int, *, stop: asyncio.Event, on_listening: Callable[[int], None]
+    ) -> None:
+        """Answer requests until ``stop``; ``on_listening`` gets the port.
+
+        Raises:
+            OSError: the address can't be listened on.
+        """
+        routes = [
+            web.get("/", self._usage),
+            web.post("/purify", self._purify),
+            web.get("/healthz", self._healthz),
+            web.get("/metrics", self._metrics),
+        ]
+        bounds = Bounds(
+            connections=MAX_CONNECTIONS, backlog=8 * BACKLOG, body=self._limits.max_bytes, shutdown_s=5.0
         )
-
-        async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-            response.headers.update(HEADERS)
-
-        app.on_response_prepare.append(add_headers)
-        return app
-
-    @web.middleware
-    async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        transport = request.transport
-        if self.gate is not None and transport is not None:
-            self.gate.work(transport)
-        try:
-            return self._refusal(request) or await handler(request)
-        finally:
-            if self.gate is not None and transport is not None and not transport.is_closing():
-                self.gate.wait(transport)
+        server = GuardedServer("gateway", routes, self._refusal, bounds)
+        await server.serve(host, port, stop=stop, on_listening=on_listening)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         if is_cross_site(request.path, request.headers):
@@ -186,38 +177,6 @@ class Gateway:
         refused = _error(413, f"more than {self._limits.max_bytes} bytes")
         refused.force_close()  # the rest of the body isn't read
         return refused
-
-
-async def serve(
-    gateway: Gateway, host: str, port: int, *, stop: asyncio.Event, on_listening: Callable[[int], None]
-) -> None:
-    """Answer requests until ``stop``; ``on_listening`` gets the port.
-
-    Raises:
-        OSError: the address can't be listened on.
-    """
-    runner = web.AppRunner(
-        gateway.app(),
-        handle_signals=False,
-        access_log=None,  # it would hold the token
-        shutdown_timeout=5.0,
-        keepalive_timeout=IDLE_S,
-        lingering_time=1.0,
-    )
-    await runner.setup()
-    assert runner.server is not None
-    gateway.gate = Gate(runner.server, most=MAX_CONNECTIONS)
-    try:
-        listening = await asyncio.get_running_loop().create_server(
-            gateway.gate.protocol, host, port, backlog=8 * BACKLOG, reuse_address=True
-        )
-        try:
-            on_listening(listening.sockets[0].getsockname()[1])
-            await stop.wait()
-        finally:
-            listening.close()
-    finally:
-        await runner.cleanup()
 
 
 def _again() -> web.Response:

@@ -85,8 +85,6 @@ def serve(offer: Offer, *, on_open: Callable[[str, str], None]) -> None:
 
 
 async def _until_stopped(gateway: Any, address: Address, on_open: Callable[[str], None]) -> None:
-    from sdk.fleet import gateway as gateways
-
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
@@ -96,7 +94,7 @@ async def _until_stopped(gateway: Any, address: Address, on_open: Callable[[str]
         on_open(Address(address.host, port).url)
 
     try:
-        await gateways.serve(gateway, address.host, address.port, stop=stop, on_listening=on_listening)
+        await gateway.serve(address.host, address.port, stop=stop, on_listening=on_listening)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "that is no host's name"
         raise UsageError(f"--serve {address}: this machine can't listen there: {reason}") from None

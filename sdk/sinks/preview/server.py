@@ -7,35 +7,27 @@ nobody up; one that takes nothing for ``PATIENCE_S`` is dropped.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from sdk.bundle import Bundle
-from sdk.sinks.preview.access import HEADERS, OPEN_PATHS, Guard, is_cross_site
+from sdk.sinks.preview.access import OPEN_PATHS, Guard, is_cross_site
 from sdk.sinks.preview.address import Address
 from sdk.sinks.preview.encode import Pictures, pair
 from sdk.sinks.preview.feed import Feed, Shown
-from sdk.sinks.preview.gate import BACKLOG, IDLE_S, Gate
+from sdk.sinks.preview.guarded import Bounds, GuardedServer, Handler
 from sdk.sinks.preview.metrics import CONTENT_TYPE, Metrics
 
 MAX_VIEWERS = 8  # of the live stream at once
 MAX_FRAMES_PER_S = 15
 PATIENCE_S = 10.0
 LONG_POLL_S = 2.0
-SHUTDOWN_S = 1.0
 
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _BOUNDARY = b"--frame\r\n"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_log = logging.getLogger("sdk")
 
 
 async def serve(
@@ -53,65 +45,17 @@ async def serve(
     Raises:
         OSError: the address can't be listened on.
     """
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_note)
-    server = _Server(guard, feed, metrics, bundle=bundle, stop=stop)
-    runner = web.AppRunner(
-        server.app(),
-        handle_signals=False,
-        access_log=None,  # it would hold the token
-        logger=_request_log(),
-        shutdown_timeout=SHUTDOWN_S,
-        keepalive_timeout=IDLE_S,
-        lingering_time=1.0,
-    )
-    await runner.setup()
-    assert runner.server is not None
-    server.gate = Gate(runner.server)
-    try:
-        listening = await loop.create_server(
-            server.gate.protocol, address.host, address.port, backlog=BACKLOG, reuse_address=True
-        )
-        try:
-            on_listening(listening.sockets[0].getsockname()[1])
-            await stop.wait()
-        finally:
-            listening.close()
-    finally:
-        await runner.cleanup()
+    page = _Page(guard, feed, metrics, bundle=bundle, stop=stop)
+    server = GuardedServer("preview", page.routes(), page.refusal, Bounds())
+    await server.serve(address.host, address.port, stop=stop, on_listening=on_listening)
 
 
-class _Failures(logging.Handler):
-    """One line for each request whose handler failed, and none for what is no request.
-
-    aiohttp would print a traceback for both, with what was sent in it: anyone who reaches the port could fill
-    the log, and a token in a wrong address would stand there.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, HttpProcessingError):
-            _log.warning("preview: a request failed: %s", type(error).__name__)
-
-
-def _request_log() -> logging.Logger:
-    log = logging.Logger("preview")  # outside of the hierarchy, so that no handler but this one hears of it
-    log.addHandler(_Failures())
-    return log
-
-
-def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Keep a connection's failure, such as no descriptor being left for it, to the log."""
-    _log.debug("preview: %s: %s", context.get("message"), context.get("exception"))
-
-
-class _Server:
+class _Page:
     """The routes. ``/healthz`` and the page's static parts are open to all, and hold nothing secret."""
 
     def __init__(
         self, guard: Guard, feed: Feed, metrics: Metrics, *, bundle: Bundle, stop: asyncio.Event
     ) -> None:
-        self.gate: Gate | None = None
         self._guard = guard
         self._feed = feed
         self._metrics = metrics
@@ -124,9 +68,8 @@ class _Server:
         self._pictures = Pictures(bundle.labels)
         self._viewers = 0
 
-    def app(self) -> web.Application:
-        app = web.Application(middlewares=[self._admitted])
-        routes: dict[str, Handler] = {
+    def routes(self) -> list[web.RouteDef]:
+        handlers: dict[str, Handler] = {
             "/": self._index,
             "/frame": self._frame,
             "/live.mjpg": self._live,
@@ -136,26 +79,9 @@ class _Server:
             "/healthz": self._healthz,
             **dict.fromkeys(self._static, self._part),
         }
-        app.add_routes([web.get(path, handler) for path, handler in routes.items()])
+        return [web.get(path, handler) for path, handler in handlers.items()]
 
-        async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-            response.headers.update(HEADERS)
-
-        app.on_response_prepare.append(add_headers)
-        return app
-
-    @web.middleware
-    async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        transport = request.transport
-        if self.gate is not None and transport is not None:
-            self.gate.work(transport)
-        try:
-            return self._refusal(request) or await handler(request)
-        finally:
-            if self.gate is not None and transport is not None and not transport.is_closing():
-                self.gate.wait(transport)
-
-    def _refusal(self, request: web.Request) -> web.Response | None:
+    def refusal(self, request: web.Request) -> web.Response | None:
         if is_cross_site(request.path, request.headers):
             return web.Response(status=403, text="this page answers no other web site\n")
         scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +33,6 @@ class Brought:
         """Of ``edge-protect``, with the conventions that the classifier needs."""
         conventions = ("--mean", f"{MEAN},{MEAN},{MEAN}", "--std", f"{STD},{STD},{STD}")
         return (self.classifier, "--pictures", self.pictures, "--labels", self.labels, *conventions)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

@@ -18,7 +18,7 @@ from tests.sdk.fleet.conftest import picture
 
 aiohttp = pytest.importorskip("aiohttp", reason="aiohttp is not installed; pip install 'edge-purify[ray]'")
 from sdk.fleet import gateway as gateways  # noqa: E402
-from sdk.fleet.gateway import Full, Gateway, Limits, Lost, serve  # noqa: E402
+from sdk.fleet.gateway import Full, Gateway, Limits, Lost  # noqa: E402
 
 TOKEN = {"Authorization": "Bearer secret"}
 LIMITS = Limits(max_bytes=20_000, pending=2)
@@ -38,7 +38,7 @@ def served(client: Client, ask: Ask = echo, *, healthy: bool = True) -> None:
         bundle, stop = Bundle.open(default_bundle()), asyncio.Event()
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         gateway = Gateway(bundle, Guard("secret"), ask, lambda: healthy, LIMITS)
-        server = asyncio.create_task(serve(gateway, "127.0.0.1", 0, stop=stop, on_listening=port.set_result))
+        server = asyncio.create_task(gateway.serve("127.0.0.1", 0, stop=stop, on_listening=port.set_result))
         async with aiohttp.ClientSession() as session:
             await client(session, f"http://127.0.0.1:{await port}")
         stop.set()
@@ -51,6 +51,19 @@ async def post(session: Any, url: str, data: Any, **how: Any) -> tuple[int, dict
     how.setdefault("headers", TOKEN)
     async with session.post(f"{url}/purify{how.pop('query', '')}", data=data, **how) as answer:
         return answer.status, await answer.json(), answer.headers
+
+
+def test_nonsense_leaves_no_traceback_and_no_token_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    async def client(session: Any, url: str) -> None:
+        port = int(url.rpartition(":")[2])
+        for nonsense in (b"\x16\x03\x01 hello\r\n\r\n", b"GET /?token=secret HTTP/9.9\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(nonsense)
+            assert b"200 OK" not in await reader.read(1000)
+            writer.close()
+
+    served(client)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_picture_goes_to_a_replica_with_what_the_client_says_of_it() -> None:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from sdk.sources import Frame, SourceEvent, SourceState, open_source
 from sdk.sources.video import pyav
 from tests.sdk.conftest import DEADLINE_S, make_result, wait_until, write_video
 
-SERVER = Path(__file__).resolve().parents[3] / "benchmarks" / "rtsp_server.py"
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 N_CLIP = 200
 
 
@@ -49,39 +50,26 @@ pytestmark = [
 ]
 
 
-class Server:
-    """An RTSP server in a process of its own, always on the same port."""
+@pytest.fixture
+def start_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Starts one in a process of its own, always on the same port; all are killed at the end."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from cameras import Server
 
-    def __init__(self, *options: str) -> None:
-        self._options = options
-        self._port = "0"
-        self.start()
+    started: list[Any] = []
 
-    @property
-    def url(self) -> str:
-        return f"rtsp://127.0.0.1:{self._port}/camera"
+    def start(*options: str) -> Any:
+        started.append(Server(python_with_gstreamer(), *options))
+        return started[-1]
 
-    def start(self) -> None:
-        python = python_with_gstreamer()
-        assert python is not None
-        self._process = subprocess.Popen(
-            [python, str(SERVER), "--port", self._port, *self._options], stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        word, _, self._port = self._process.stdout.readline().strip().partition(" ")
-        assert word == "ready"
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+    yield start
+    for server in started:
+        server.kill()
 
 
 @pytest.fixture
-def servers() -> Iterator[list[Server]]:
-    started = [Server(), Server("--size", "160x120")]
-    yield started
-    for server in started:
-        server.kill()
+def servers(start_server: Callable[..., Any]) -> list[Any]:
+    return [start_server(), start_server("--size", "160x120")]
 
 
 class Log(Sink):
@@ -110,7 +98,7 @@ def purify(image: np.ndarray, *, frame_index: int | None = None, source: str | N
     return make_result()
 
 
-def test_server_that_is_killed_and_comes_back(servers: list[Server], tmp_path: Path) -> None:
+def test_server_that_is_killed_and_comes_back(servers: list[Any], tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.avi", N_CLIP)
     sources = [open_source(server.url, patience_s=float("inf")) for server in servers]
     sources.append(open_source(clip))
@@ -164,10 +152,6 @@ def _check_nothing_stale_is_live(log: Log, source: str) -> None:
             assert n_since_loss <= 2
 
 
-def test_camera_without_a_picture_is_refused() -> None:
-    server = Server("--sound")
-    try:
-        with pytest.raises(SourceError, match=r"rtsp://127.0.0.1: no video in it, only sound"):
-            open_source(server.url)
-    finally:
-        server.kill()
+def test_camera_without_a_picture_is_refused(start_server: Callable[..., Any]) -> None:
+    with pytest.raises(SourceError, match=r"rtsp://127.0.0.1: no video in it, only sound"):
+        open_source(start_server("--sound").url)

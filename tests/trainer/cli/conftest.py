@@ -7,26 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.bundle.write import write_bundle
-from trainer import config as configs
-from trainer.checkpoint import Loaded, finish
-from trainer.data import CIFAR10_LABELS
-from trainer.models import build
+from tests.trainer.helpers import write_untrained_bundle
 
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained REN for 32 x 32 pixels."""
-    model = configs.RenModel(
-        purifier=configs.RenPurifier(count=2, atoms=24, atoms_per_encoder=20, atoms_kept=22),
-        classifier=configs.Classifier(count=2, widths=(8, 8, 8), blocks=1),
-    )
-    defence = build(model)
-    finish(defence)
-    config = {"name": "tiny", "model": configs.to_dict(model), "data": {"name": "cifar10"}}
-    out = tmp_path_factory.mktemp("bundles") / "tiny"
-    write_bundle(Loaded(defence, config, CIFAR10_LABELS, {"config": config}), out)
-    return out
+    return write_untrained_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 @pytest.fixture(scope="session")

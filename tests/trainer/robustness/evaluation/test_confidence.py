@@ -11,15 +11,13 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from export.bundle.write import write_bundle
 from sdk import Purifier
 from sdk.bundle import Bundle
 from sdk.errors import UsageError
-from trainer import config as configs
-from trainer.checkpoint import Loaded, finish
+from tests.trainer.helpers import write_untrained_bundle
 from trainer.cli import main
-from trainer.data import CIFAR10_LABELS, Images
-from trainer.models import Defence, build
+from trainer.data import Images
+from trainer.models import Defence
 from trainer.robustness.attacks.ball import Ball
 from trainer.robustness.attacks.evasion import be_accepted
 from trainer.robustness.attacks.gradient import pgd
@@ -128,16 +126,7 @@ def test_the_runtime_answers_with_the_scores_that_were_calibrated(
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that says what it was trained on."""
-    model = configs.RenModel(
-        purifier=configs.RenPurifier(count=2, atoms=24, atoms_per_encoder=20, atoms_kept=22),
-        classifier=configs.Classifier(count=2, widths=(8, 8, 8), blocks=1),
-    )
-    defence = build(model)
-    finish(defence)
-    config = {"name": "tiny", "model": configs.to_dict(model), "data": {"name": "cifar10", "validation": 10}}
-    out = tmp_path_factory.mktemp("bundles") / "tiny"
-    write_bundle(Loaded(defence, config, CIFAR10_LABELS, {"config": config}), out)
-    return out
+    return write_untrained_bundle(tmp_path_factory.mktemp("bundles") / "tiny", validation=10)
 
 
 def test_the_command_reads_validation_images_alone(tiny: Path, tmp_path: Path) -> None:
