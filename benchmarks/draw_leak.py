@@ -1,6 +1,6 @@
 """How well the draw can be told from a frame's latency.
 
-    python benchmarks/draw_leak.py [--bundle DIR] [--frames 20000]
+    python benchmarks/draw_leak.py [--bundle DIR] [--frames 20000] [--backend NAME] [--precision NAME]
 
 Who sees how long a frame takes, such as a client of a server or whoever reads ``/metrics``, learns something
 of the engines that were drawn if these take different times. A classifier is trained on half of the frames'
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from sdk import Purifier, UsageError
 from sdk.bundle import Bundle, default_bundle
+from sdk.choices import BACKENDS, PRECISIONS
 
 BINS = 64  # quantiles of the latency
 WARM_UP = 500
@@ -30,13 +31,15 @@ BLOCK = 200  # frames that go to one half together, so that the machine's drift 
 Ints = npt.NDArray[np.int64]
 
 
-def measure(bundle: Bundle, n_frames: int) -> tuple[dict[str, npt.NDArray[np.float64]], Ints, Ints]:
+def measure(
+    bundle: Bundle, n_frames: int, *, backend: str = "onnxruntime", precision: str = "auto"
+) -> tuple[dict[str, npt.NDArray[np.float64]], Ints, Ints]:
     """Latencies in ms by stage, and the indices of the engines drawn, of ``n_frames`` frames of noise."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (32, 240, 320, 3), np.uint8)
     stages: dict[str, list[float]] = {"total": [], "purify": [], "classify": []}
     purifiers, classifiers = [], []
-    with Purifier.load(bundle, backend="onnxruntime") as purifier:
+    with Purifier.load(bundle, backend=backend, precision=precision) as purifier:
         for number in range(n_frames + WARM_UP):
             result = purifier(pictures[number % len(pictures)])
             if number < WARM_UP:
@@ -67,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--bundle", help="folder of a bundle; by default the one in the package")
     parser.add_argument("--frames", type=int, default=20_000)
+    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     given = parser.parse_args(arguments)
     if given.frames < 2 * BLOCK:
         parser.error(f"--frames: expected at least {2 * BLOCK}")
@@ -74,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bundle = Bundle.open(given.bundle or default_bundle())
     except UsageError as error:
         parser.error(str(error))
-    latencies, purifiers, classifiers = measure(bundle, given.frames)
+    latencies, purifiers, classifiers = measure(
+        bundle, given.frames, backend=given.backend, precision=given.precision
+    )
     leaks = False
     for role, drawn, engines in (
         ("purifier", purifiers, bundle.manifest.purifiers),

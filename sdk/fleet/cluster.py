@@ -109,7 +109,7 @@ def _start(ray: Any, address: str, own: dict[str, Any], *, tries: int) -> None:
         try:
             ray.init(address, **how)
             return
-        except Exception:
+        except Exception:  # of many kinds, which share no base; the last is raised
             ray.shutdown()
             if not tries:
                 raise
