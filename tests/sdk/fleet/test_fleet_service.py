@@ -18,7 +18,7 @@ import aiohttp
 
 from sdk import default_bundle
 from sdk.bundle import Bundle
-from sdk.fleet.gateway import Gateway, Limits, serve
+from sdk.fleet.gateway import Gateway, Limits
 from sdk.fleet.replica import NAME, start
 from sdk.fleet.service import Replicas, Status
 from sdk.fleet.setup import Setup
@@ -49,7 +49,7 @@ def test_pictures_are_answered_though_a_replica_is_killed(handle: Any) -> None:
         gateway = Gateway(
             bundle, Guard("secret"), Replicas(handle).ask, Status().healthy, Limits(MAX_BYTES, 64)
         )
-        server = asyncio.create_task(serve(gateway, "127.0.0.1", 0, stop=stop, on_listening=port.set_result))
+        server = asyncio.create_task(gateway.serve("127.0.0.1", 0, stop=stop, on_listening=port.set_result))
         url = f"http://127.0.0.1:{await port}"
         answers: dict[int, tuple[int, dict[str, Any]]] = {}
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=8), headers=TOKEN) as session:
