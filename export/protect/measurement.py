@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,20 +47,21 @@ def measure(folder: Path, asked: Asked, *, work: Path, on_progress: OnProgress) 
     """
     budget = msgspec.structs.replace(BUDGETS["quick"], images=len(asked.images))
     settings = Settings(budget, Ball("linf", asked.eps), work, asked.seed, on_progress=on_progress)
-    plots_folder = folder / PLOTS
-    with open_target(folder, backend="onnxruntime", precision="fp32") as target:
+    with (
+        tempfile.TemporaryDirectory() as plots_folder,
+        open_target(folder, backend="onnxruntime", precision="fp32") as target,
+    ):
         found = evaluate(target, asked.images, settings)
-        plots_folder.mkdir(exist_ok=True)
-        drawn = plots.draw(found.report, found.outcomes, target.twin, plots_folder)
+        drawn = plots.draw(found.report, found.outcomes, target.twin, Path(plots_folder))
+        pictures = {f"{PLOTS}/{path.name}": path.read_bytes() for path in drawn}
     family = Bundle.open(folder).manifest.family
     own = outcome.of(found.report, adapt=asked.adapt, family=family, subject=asked.subject)
     into_bundle(found.report, Bundle.open(folder), quick_too=True)
-    section = _section(own, [path.name for path in drawn], asked.notes)
-    section_into_card(Bundle.open(folder), "protection", section)
+    section_into_card(Bundle.open(folder), "protection", _section(own, [*pictures], asked.notes), pictures)
     return own
 
 
-def _section(own: Outcome, drawn: Sequence[str], notes: Sequence[str]) -> str:
+def _section(own: Outcome, pictures: Sequence[str], notes: Sequence[str]) -> str:
     rows = [f"| {row.attack} | {row.undefended} | {row.defended} |" for row in own.rows]
     treated = "left as it is" if own.adapt == "none" else "trained too"
     return "\n".join(
@@ -74,7 +76,7 @@ def _section(own: Outcome, drawn: Sequence[str], notes: Sequence[str]) -> str:
             "",
             *(f"- {remark}." for remark in (*outcome.remarks(own), *notes)),
             "",
-            *(f"![{Path(name).stem}]({PLOTS}/{name})" for name in drawn),
+            *(f"![{Path(picture).stem}]({picture})" for picture in pictures),
             "",
         ]
     )

@@ -298,8 +298,12 @@ def _lengths(stage: Stage) -> dict[str, int]:
 
 
 def _length(stage: Stage) -> str:
-    steps = f" of {stage.epoch_steps} steps" if stage.epoch_steps else ""
-    return f"{stage.epochs} {'epoch' if stage.epochs == 1 else 'epochs'}{steps}"
+    steps = f" of {_count(stage.epoch_steps, 'step')}" if stage.epoch_steps else ""
+    return f"{_count(stage.epochs, 'epoch')}{steps}"
+
+
+def _count(count: int, of: str) -> str:
+    return f"{count} {of}" if count == 1 else f"{count} {of}s"
 
 
 def _time(part: float, left: float) -> str:

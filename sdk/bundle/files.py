@@ -155,7 +155,9 @@ def write_file(folder: Path, name: str, content: bytes) -> File:
     Raises:
         OSError: it can't be written.
     """
-    write_atomically(folder / name, content, inside=folder)
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, content, inside=folder)
     return File(name, hashlib.sha256(content).hexdigest())
 
 

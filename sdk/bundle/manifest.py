@@ -124,6 +124,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
         purpose: what the bundle is for, such as a product's name; a device can insist on its own.
         goldens: golden outputs of a lower precision's own engines, where those of FP32 don't hold for it, by
             precision; with ".cpu" behind it those of the graphs for CPUs.
+        pictures: that the model card shows.
         plans: built engines and their sidecars inside the folder. An engine is code, so one that isn't
             listed here is not loaded from the folder. They are verified when they are read.
     """
@@ -146,6 +147,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
     plans: tuple[File, ...] = ()
     calibration: Calibration | None = None
     goldens: dict[str, File] = {}
+    pictures: tuple[File, ...] = ()
 
     @property
     def has_external_classifier(self) -> bool:
@@ -197,7 +199,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_def
 
     def files(self) -> Iterator[File]:
         """Every file named, each once; built engines, which are derived and may be absent, are left out."""
-        named = [self.labels, self.golden, self.card, self.robustness, *self.goldens.values()]
+        named = [self.labels, self.golden, self.card, self.robustness, *self.goldens.values(), *self.pictures]
         if self.twin is not None:
             named.append(self.twin.weights)
         for engine in self.engines:

@@ -79,6 +79,8 @@ def test_it_prints_and_keeps_before_and_after(brought: Brought, place: Path) -> 
     assert card.startswith("# my-net\n")
     assert table[3].split(maxsplit=1)[1].split("  ")[0] in card, "the undefended figure under attack"
     assert (place / "frozen/figures/ladder.png").stat().st_size > 1000
+    uncovered = [file.file for file in bundle.coverage() if not file.is_covered]
+    assert not uncovered, "what the card shows is under the hashes too"
     with Purifier.load(place / "frozen", seed=1) as purifier:
         assert purifier(np.full((40, 50, 3), 90, np.uint8)).label in LABELS
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -96,8 +97,13 @@ def calibrate_bundle(bundle: Bundle, temperature: float, says: str) -> None:
             )
 
 
-def section_into_card(bundle: Bundle, name: str, content: str) -> None:
+def section_into_card(
+    bundle: Bundle, name: str, content: str, pictures: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
     """Put ``content`` into the model card of ``bundle`` on disk, as section ``name`` of what was measured.
+
+    Args:
+        pictures: files that it shows, by their paths in the bundle, which its manifest then lists.
 
     Raises:
         BundleError: the folder can't be written.
@@ -109,6 +115,9 @@ def section_into_card(bundle: Bundle, name: str, content: str) -> None:
         changes["card"] = _rewritten(
             bundle, card, lambda text: with_section(text, name, content, after="## Measured")
         )
+        others = [known for known in bundle.manifest.pictures if known.file not in pictures]
+        shown = [write_file(bundle.folder, file, pictures[file]) for file in pictures]
+        changes["pictures"] = (*others, *shown)
 
 
 def with_report(card: str, report: Report) -> str:
