@@ -40,7 +40,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--images", type=int, default=128, help="images that are attacked (default: %(default)s)"
+        "--images", type=int, default=256, help="images that are attacked (default: %(default)s)"
     )
     parser.add_argument("--bundle", default=str(sdk.default_bundle()), help="default: the one in the package")
     parser.add_argument(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from sdk.bundle import Engine, File, Image, Manifest, RandomInput, sha256_of, write_manifest
@@ -22,6 +23,9 @@ MASK = RandomInput("atom_mask", "subset", 12, 9, "mask", "float32", (1, 12))
 # A shell's background job ignores SIGINT, and what it starts would too; the tests stop programs by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("untimed", deadline=None)  # a busy machine says nothing about the code
+settings.load_profile("untimed")
 
 SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
 

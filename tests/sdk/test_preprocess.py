@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.bundle import Image
@@ -19,7 +19,6 @@ targets = st.integers(1, 40)
 
 
 @given(sides, sides, targets, targets, st.tuples(*[st.integers(0, 255)] * 3))
-@settings(deadline=None)
 def test_a_plain_frame_of_any_size_stays_plain(
     frame_height: int, frame_width: int, height: int, width: int, bgr: tuple[int, int, int]
 ) -> None:
@@ -31,7 +30,6 @@ def test_a_plain_frame_of_any_size_stays_plain(
 
 
 @given(sides, sides, st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_values_stay_in_range(frame_height: int, frame_width: int, seed: int) -> None:
     frame = np.random.default_rng(seed).integers(0, 256, (frame_height, frame_width, 3), np.uint8)
     image = Preprocessor(Image(12, 9))(frame)

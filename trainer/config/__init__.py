@@ -75,6 +75,10 @@ class Data(Section, frozen=True):
     train_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.8
     crop_padding: Annotated[int, msgspec.Meta(ge=0)] = 4
     flip: bool = True
+    brightness: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0  #: the factor is 1 ± this
+    contrast: Annotated[float, msgspec.Meta(ge=0, lt=1)] = (
+        0.0  #: likewise, of the distance from the image's mean
+    )
 
 
 class Optimizer(Section, frozen=True):

@@ -39,7 +39,14 @@ def batches(
     rows = [order[p * size : (p + 1) * size] for p in positions]
     for position, row, batch in zip(positions, rows, training.stream(rows), strict=True):
         generator = keyed_generator(seed, "step", epoch, position)
-        images = augment(batch.pixels, crop_padding=data.crop_padding, flip=data.flip, generator=generator)
+        images = augment(
+            batch.pixels,
+            crop_padding=data.crop_padding,
+            flip=data.flip,
+            brightness=data.brightness,
+            contrast=data.contrast,
+            generator=generator,
+        )
         soft = soft_targets.targets[row] if soft_targets is not None else None
         yield Batch(images, batch.targets, generator, soft)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sdk.backends.plan_store import (
@@ -322,7 +322,6 @@ def test_the_order_of_options_is_not_in_the_key() -> None:
     assert one.key == other.key
 
 
-@settings(deadline=None)  # a busy machine says nothing about names
 @given(name=st.text(max_size=120), engine=st.text(max_size=120))
 def test_no_name_leads_out_of_its_folder(tiny_bundle: Path, name: str, engine: str) -> None:
     opened = Bundle.open(tiny_bundle)

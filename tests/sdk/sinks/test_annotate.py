@@ -27,7 +27,7 @@ def test_suspicion_is_shown_where_there_is_one() -> None:
     assert not np.array_equal(low[height:], high[height:])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=st.integers(1, 700), width=st.integers(1, 2500))
 def test_any_frame_becomes_a_picture_that_a_video_can_take(height: int, width: int) -> None:
     image = np.full((height, width, 3), 90, np.uint8)

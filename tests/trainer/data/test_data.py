@@ -44,7 +44,7 @@ RANDOM = np.random.default_rng(0)
 RECORD = 3073
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)]
 # The folder is the same for all examples of a property, which overwrite what they write there
-same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _read_or_refused(read: Callable[[Path, str], Images], folder: Path) -> int | str:
@@ -710,6 +710,27 @@ def test_augmentation_equals_padding_cropping_and_mirroring_each_image(
         if flip and mirrored[index]:
             crop = crop[:, :, ::-1]
         assert np.array_equal(found[index].numpy(), crop.astype(np.float32) / 255)
+
+
+def test_augmentation_multiplies_each_image_and_its_distance_from_its_mean() -> None:
+    pixels = torch.randint(60, 180, (50, 3, 8, 8), dtype=torch.uint8, generator=keyed_generator(0))
+    plain = pixels.float() / 255
+    brighter = augment(pixels, crop_padding=0, flip=False, brightness=0.3, generator=keyed_generator(1))
+    factors = (brighter / plain).flatten(1)
+    assert torch.allclose(factors, factors[:, :1].expand_as(factors), atol=1e-5), "one factor an image"
+    assert 0.7 <= factors.min() < 0.75
+    assert 1.25 < factors.max() <= 1.3
+    harder = augment(pixels, crop_padding=0, flip=False, contrast=0.3, generator=keyed_generator(1))
+    means = plain.mean(dim=(1, 2, 3), keepdim=True)
+    assert torch.allclose(harder, means + factors[:, :1, None, None] * (plain - means), atol=1e-5)
+
+
+def test_augmentation_stays_between_black_and_white() -> None:
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).expand(20, 3, 4, 2).contiguous()
+    found = augment(
+        pixels, crop_padding=1, flip=True, brightness=0.9, contrast=0.9, generator=keyed_generator(2)
+    )
+    assert (found.min(), found.max()) == (0, 1)
 
 
 def test_keyed_generators_repeat_by_key_and_differ_between_keys() -> None:

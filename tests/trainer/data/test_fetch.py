@@ -34,7 +34,7 @@ FOLDER = "cifar-10-batches-bin"
 CONTENT = np.random.default_rng(0).bytes(100_000)
 FILE = Published("train.mat", hashlib.md5(CONTENT).hexdigest(), "svhn/train.mat")
 # The folder is the same for all examples of a property, which remove what they write there
-same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @dataclass
