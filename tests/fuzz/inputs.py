@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ NUMBERS = (
     float("inf"),
     float("nan"),
 )
+
+
+def argument(value: object) -> str:
+    """``value`` on a command line, where there is no NUL and any byte that is not UTF-8."""
+    return os.fsdecode(str(value).replace("\0", "").encode(errors="surrogatepass"))
+
 
 texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=40))
 scalars = st.one_of(st.none(), st.booleans(), st.sampled_from(NUMBERS), st.integers(), st.floats(), texts)

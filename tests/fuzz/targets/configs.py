@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sdk.cli import main as edge_purify
 from tests.fuzz import bar
-from tests.fuzz.inputs import TEXTS, changed_somewhere, corpus, mutated, texts, trees
+from tests.fuzz.inputs import TEXTS, argument, changed_somewhere, corpus, mutated, texts, trees
 from trainer import config as configs
 
 PIECES = (
@@ -63,7 +63,7 @@ def attempt(data: st.DataObject, shared: dict[str, Any], folder: Path) -> None:
     value = data.draw(st.one_of(trees, st.sampled_from(TEXTS)), "value")
     key = data.draw(st.sampled_from(KEYS), "option")
     with bar.held(folder):
-        _run(folder, [f"--{key}", str(value).replace("\0", ""), "--source", str(folder / "absent")])
+        _run(folder, [f"--{key}", argument(value), "--source", str(folder / "absent")])
 
 
 def _run(folder: Path, arguments: list[str]) -> None:
