@@ -20,6 +20,7 @@ from torch import Tensor
 from sdk.errors import EdgePurifyError, UsageError
 from sdk.files import replacing
 from trainer import config as configs
+from trainer.image_size import height_and_width
 from trainer.models import Defence, build
 from trainer.models.onnx_classifier import find
 
@@ -49,8 +50,9 @@ class Loaded:
     digest: str | None = None
 
     @property
-    def image_size(self) -> int:
-        return int(self.config["model"]["image_size"])
+    def image_size(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        return height_and_width(self.config["model"]["image_size"])
 
     @property
     def family(self) -> str:

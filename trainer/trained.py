@@ -20,7 +20,7 @@ class Trained:
         name: of the run or of the bundle.
         defence: the averaged weights, float32, in eval mode.
         labels: class names, in logit order.
-        image_size: side of the images in pixels.
+        image_size: height and width of the images in pixels.
         provenance: what made it.
         digest: sha256 of the checkpoint or of the bundle's manifest, which names the twin's.
     """
@@ -28,7 +28,7 @@ class Trained:
     name: str
     defence: Defence
     labels: tuple[str, ...]
-    image_size: int
+    image_size: tuple[int, int]
     provenance: dict[str, Any]
     digest: str
 
@@ -52,7 +52,7 @@ def open_trained(path: Path, *, trust_code: bool = False, known_factory: str | N
             manifest.name,
             read_twin(bundle, trust_code=trust_code),
             tuple(bundle.labels),
-            manifest.image.height,
+            (manifest.image.height, manifest.image.width),
             dict(manifest.provenance),
             bundle.digest,
         )

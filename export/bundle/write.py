@@ -184,9 +184,9 @@ def _without_figures(provenance: dict[str, Any]) -> dict[str, Any]:
 
 def _image(loaded: Loaded, foreign: ForeignClassifier | None) -> Image:
     """The engines' image size: the training's, or that of the foreign classifier."""
-    trained = Image(height=loaded.image_size, width=loaded.image_size)
     if foreign is None:
-        return trained
+        height, width = loaded.image_size
+        return Image(height=height, width=width)
     return Image(height=foreign.height, width=foreign.width)
 
 

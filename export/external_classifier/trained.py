@@ -24,7 +24,6 @@ def trained_classifier(loaded: Loaded) -> ForeignClassifier:
     if found is None:
         raise UsageError(f"checkpoint of {loaded.config['name']}: its classifier is no ONNX file")
     section = msgspec.convert(loaded.config["model"]["classifier"], Classifier)
-    side = loaded.image_size
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(section.file or "classifier.onnx").name
         path.write_bytes(found.onnx_bytes())
@@ -32,7 +31,7 @@ def trained_classifier(loaded: Loaded) -> ForeignClassifier:
             path,
             loaded.labels,
             section.input,
-            image_size=(side, side),
+            image_size=loaded.image_size,
             scores=found.scores,
             output=section.output,
         )

@@ -151,7 +151,7 @@ def _opened(bundle: Bundle, folder: Path, split: str, name: str) -> Any:
     from trainer.data import open_as_trained
 
     manifest = bundle.manifest
-    size = manifest.image.height
+    size = (manifest.image.height, manifest.image.width)
     return open_as_trained(
         manifest.provenance, folder, split, image_size=size, labels=bundle.labels, name=name
     )

@@ -31,7 +31,8 @@ class Setting:
         name: of the bundle.
         classifier: its file, which takes every engine's image: RGB in [0, 1].
         classes: the file with the class names.
-        n_classes, image_size: of the classifier.
+        n_classes: of the classifier.
+        image_size: height and width of its image.
         n_training: pictures to train on, validation included.
         family, adapt, eps, split, seed: see ``Request``.
     """
@@ -40,7 +41,7 @@ class Setting:
     classifier: Path
     classes: Path
     n_classes: int
-    image_size: int
+    image_size: tuple[int, int]
     n_training: int
     family: Family
     adapt: Adapt
@@ -71,10 +72,10 @@ def default_family(adapt: Adapt) -> Family:
     return "ren" if adapt == "classifier" else "maep"
 
 
-def patch_of(image_size: int) -> int | None:
+def patch_of(height: int, width: int) -> int | None:
     """The side of MAEP's patches: the smallest that leaves few enough; None where none does."""
-    sides = range(SMALLEST_PATCH, image_size // PATCHES.start + 1)
-    return next((side for side in sides if image_size % side == 0 and image_size // side in PATCHES), None)
+    sides = range(SMALLEST_PATCH, height // PATCHES.start + 1) if height == width else ()
+    return next((side for side in sides if height % side == 0 and height // side in PATCHES), None)
 
 
 def blind(setting: Setting, *, epochs: int, epoch_steps: int, bank: Path | None, save_every: int) -> Config:
@@ -131,7 +132,7 @@ def _config(
             "classes": str(setting.classes),
             "train_share": setting.split,
             "validation": setting.validation,
-            "crop_padding": setting.image_size // 10,
+            "crop_padding": min(setting.image_size) // 10,
             "flip": False,  # a mirrored arrow is another sign, a mirrored letter none
         },
         "model": {
@@ -158,7 +159,7 @@ def _config(
 def _purifier(setting: Setting) -> dict[str, Any]:
     if setting.family == "ren":
         return {"count": 4}
-    patch = patch_of(setting.image_size)
+    patch = patch_of(*setting.image_size)
     return {"patch": SMALLEST_PATCH, "tile": TILE} if patch is None else {"patch": patch}
 
 

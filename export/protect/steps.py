@@ -64,7 +64,6 @@ class Run:
     """
 
     def __init__(self, request: Request, voice: Voice) -> None:
-        check_size(request)
         self.request, self.voice = request, voice
         self.folder = request.work / f"adapt-{request.adapt}"
         self.bundle = self.folder / "bundle"
@@ -109,7 +108,7 @@ class Run:
             classifier=self._file("classifier.onnx").resolve(),
             classes=self._file("classes.txt").resolve(),
             n_classes=len(classifier.labels),
-            image_size=classifier.height,
+            image_size=(classifier.height, classifier.width),
             n_training=len(self.training),
             family=request.family or stages.default_family(request.adapt),
             adapt=request.adapt,
@@ -250,26 +249,12 @@ class Run:
         return self.folder / name
 
 
-def check_size(request: Request) -> None:
-    """
-    Raises:
-        UsageError: the classifier's images are of a shape that nothing here trains on.
-    """
-    classifier = request.classifier
-    if classifier.height != classifier.width:
-        raise UsageError(
-            f"{classifier.path}: its image is {classifier.height} x {classifier.width}, and purifiers are "
-            "trained on square images",
-            hint="export it for a square image",
-        )
-
-
 def _open(request: Request, split: str) -> DataSet:
     return open_dataset(
         "folders",
         request.pictures,
         split,
-        image_size=request.classifier.height,
+        image_size=(request.classifier.height, request.classifier.width),
         classes=request.classifier.labels,
         train_share=request.split,
     )

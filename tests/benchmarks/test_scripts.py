@@ -67,7 +67,7 @@ def test_a_bundle_of_another_size_has_the_same_networks() -> None:
     draw = twin.draw(4, torch.Generator().manual_seed(1))
     with torch.inference_mode():
         assert torch.equal(loaded.defence(images, draw), twin(images, draw))
-    assert (loaded.image_size, loaded.family) == (48, "ren")
+    assert (loaded.image_size, loaded.family) == ((48, 48), "ren")
     assert loaded.provenance["trained_for"] == "32x32"
 
 
@@ -75,7 +75,7 @@ def test_a_bundle_of_another_size_may_time_a_maep_in_tiles() -> None:
     from bundle_of_size import of_size
 
     loaded = of_size(Bundle.open(default_bundle()), 49, maep=True, overlap=8)
-    assert (loaded.image_size, loaded.family) == (49, "maep")
+    assert (loaded.image_size, loaded.family) == ((49, 49), "maep")
     assert loaded.defence.purifier.tiles(49, 49).count == 4
     images = torch.rand(1, 3, 49, 49, generator=torch.Generator().manual_seed(0))
     draw = loaded.defence.draw(1, torch.Generator().manual_seed(1))

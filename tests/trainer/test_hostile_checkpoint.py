@@ -68,6 +68,9 @@ def set_model(section: str | None, **values: Any) -> Any:
     [
         (set_model(None, image_size=10**9), "image_size"),
         (set_model(None, image_size=4000), "image_size|far larger"),
+        (set_model(None, image_size=[4000, 4000]), "image_size|far larger"),
+        (set_model(None, image_size=[16, 16, 16]), "image_size"),
+        (set_model(None, image_size=[16, 0]), "image_size"),
         (set_model(None, n_classes=1 << 20, classifier={"widths": [4096, 4096]}), "far larger"),
         (set_model("purifier", count=1024, atoms=1 << 20), "image_size|far larger"),
         (set_model("classifier", count=1024, blocks=1024), "far larger"),

@@ -30,6 +30,7 @@ from trainer.config import Config
 from trainer.data import DataSet, Images, keyed_generator
 from trainer.data.catalogue import IN_MEMORY
 from trainer.data.download.fetch import OnProgress
+from trainer.image_size import height_and_width
 from trainer.loop.fabric import open_fabric
 from trainer.loop.fit import check_fit
 from trainer.loop.progress import Clock
@@ -171,7 +172,7 @@ def synthetic(config: Config) -> Images:
         )
     count = max(0, IN_MEMORY[config.data.name].images["train"] - config.data.validation)
     channels = 6 if getattr(config.recipe, "bank", None) else 3
-    shape = (count, channels, config.model.image_size, config.model.image_size)
+    shape = (count, channels, *height_and_width(config.model.image_size))
     generator = keyed_generator("synthetic")
     return Images(
         torch.randint(256, shape, dtype=torch.uint8, generator=generator),

@@ -230,7 +230,7 @@ def _open_data(request: Request, target: Target) -> tuple[DataSet, str]:
         target.provenance,
         request.data,
         "test",
-        image_size=target.height,
+        image_size=(target.height, target.width),
         labels=target.labels,
         name=request.dataset,
     )

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from trainer.config.conventions import Conventions
-from trainer.config.section import Few, Many, Positive, Section, Side, Weight
+from trainer.config.section import Few, Many, Positive, Section, Side, Sides, Weight
+from trainer.image_size import height_and_width
 
 MAX_CODE = 1 << 26  # values of one image's code: 256 MiB
 
@@ -108,7 +109,7 @@ class _Model(Section, frozen=True):
     """What the families have in common."""
 
     n_classes: Many = 10
-    image_size: Side = 32
+    image_size: Side | Sides = 32  #: the side of square images, or height and width
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[Positive, Positive, Positive] = (0.2470, 0.2435, 0.2616)
     classifier: Classifier = Classifier()
@@ -120,11 +121,11 @@ class RenModel(_Model, frozen=True, tag_field="family", tag="ren"):
     purifier: RenPurifier = RenPurifier()
 
     def __post_init__(self) -> None:
-        side = 2 * self.image_size // self.purifier.patch
-        if self.purifier.atoms * side**2 > MAX_CODE:
+        rows, columns = (2 * side // self.purifier.patch for side in height_and_width(self.image_size))
+        if self.purifier.atoms * rows * columns > MAX_CODE:
             raise ValueError(
                 f"image_size: expected a code of at most {MAX_CODE:,} values, got "
-                f"{self.purifier.atoms} atoms at {side} x {side} places"
+                f"{self.purifier.atoms} atoms at {rows} x {columns} places"
             )
 
 
@@ -134,7 +135,11 @@ class MaepModel(_Model, frozen=True, tag_field="family", tag="maep"):
     purifier: MaepPurifier = MaepPurifier()
 
     def __post_init__(self) -> None:
-        side, patch = self.purifier.tile or self.image_size, self.purifier.patch
+        (side, width), patch = height_and_width(self.purifier.tile or self.image_size), self.purifier.patch
+        if side != width:
+            raise ValueError(
+                f"purifier.tile: expected a side, since images of {side} x {width} are not square, got none"
+            )
         if side % patch:
             key = "image_size" if self.purifier.tile is None else "purifier.tile"
             raise ValueError(f"{key}: expected a multiple of {patch}, the patch, got {side}")

@@ -15,6 +15,7 @@ from trainer.data.folders import TRAIN_SHARE, open_folders
 from trainer.data.readers.cifar10 import read_cifar10
 from trainer.data.readers.gtsrb import read_gtsrb
 from trainer.data.readers.svhn import read_svhn
+from trainer.image_size import ImageSize, height_and_width
 
 SPLITS = ("train", "test")
 
@@ -79,7 +80,7 @@ def open_dataset(
     folder: Path,
     split: str,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     classes: Sequence[str] | str | None = None,
     train_share: float = TRAIN_SHARE,
 ) -> DataSet:
@@ -90,8 +91,8 @@ def open_dataset(
             the same).
         folder: what ``edge-train data`` was given as ``--to``.
         split: "train" or "test".
-        image_size: height and width in pixels; by default 32, for image folders 224. GTSRB's signs are
-            resized, CIFAR-10 and SVHN have 32.
+        image_size: in pixels; by default 32, for image folders 224. Pictures and GTSRB's signs are cropped
+            to its shape and resized, CIFAR-10 and SVHN have 32.
         classes: for image folders, the class names in the order of the logits, or the path of a file with
             one name a line.
         train_share: for image folders that aren't split, the share of training images.
@@ -105,25 +106,26 @@ def open_dataset(
         raise UsageError(f"data set {name!r}: expected one of {', '.join(names())}")
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-    if image_size is not None and image_size < 1:
+    default = _FOLDER_IMAGE_SIZE if name in FOLDERS else _SMALL_IMAGE_SIZE
+    size = height_and_width(default if image_size is None else image_size)
+    if min(size) < 1:
         raise UsageError(f"image_size: expected at least 1 pixel, got {image_size}")
     if name in FOLDERS:
         if isinstance(classes, str):
             classes = read_classes(Path(classes))
-        size = image_size or _FOLDER_IMAGE_SIZE
         return open_folders(folder, split, size, classes=classes, train_share=train_share)
     if classes is not None:
         raise UsageError(f"data.classes: {name} has its own classes", hint="leave it out")
     if name == _GTSRB:
-        return read_gtsrb(folder, split, image_size or _SMALL_IMAGE_SIZE)
-    if image_size not in (None, _SMALL_IMAGE_SIZE):
+        return read_gtsrb(folder, split, size)
+    if size != height_and_width(_SMALL_IMAGE_SIZE):
         raise UsageError(
             f"image_size: the images of {name} have {_SMALL_IMAGE_SIZE} pixels a side, got {image_size}"
         )
     return IN_MEMORY[name].read(folder, split)
 
 
-def open_configured(section: Data, folder: Path, split: str, *, image_size: int) -> DataSet:
+def open_configured(section: Data, folder: Path, split: str, *, image_size: ImageSize) -> DataSet:
     """Open the data set of a config's ``data`` section; see ``open_dataset``."""
     return open_dataset(
         section.name,
@@ -140,7 +142,7 @@ def open_as_trained(
     folder: Path,
     split: str,
     *,
-    image_size: int,
+    image_size: ImageSize,
     labels: Sequence[str],
     name: str | None = None,
 ) -> DataSet:

@@ -7,6 +7,7 @@ orientation is applied. Where all pictures fit into a small part of the memory, 
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,7 +39,7 @@ MEMORY_SHARE = 1 / 8
 def open_folders(
     folder: Path,
     split: str,
-    image_size: int,
+    image_size: tuple[int, int],
     *,
     classes: Sequence[str] | None = None,
     train_share: float = TRAIN_SHARE,
@@ -88,23 +89,23 @@ class Decoded:
     Threads fill it, each a picture of its own; the pixels are there before they are known.
     """
 
-    def __init__(self, count: int, image_size: int) -> None:
-        self.pixels = np.empty((count, 3, image_size, image_size), np.uint8)
+    def __init__(self, count: int, image_size: tuple[int, int]) -> None:
+        self.pixels = np.empty((count, 3, *image_size), np.uint8)
         self.known = np.zeros(count, np.bool_)
 
     @classmethod
-    def of(cls, count: int, image_size: int) -> Decoded | None:
+    def of(cls, count: int, image_size: tuple[int, int]) -> Decoded | None:
         """Room for ``count`` pictures; None where they would take too much."""
         return cls(count, image_size) if fits_memory(count, image_size) else None
 
 
-def fits_memory(count: int, image_size: int) -> bool:
+def fits_memory(count: int, image_size: tuple[int, int]) -> bool:
     """Whether so many decoded pictures are few enough to be kept."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # not on every system
         memory = 8 * KEPT_BYTES
-    return count * 3 * image_size**2 <= min(KEPT_BYTES, MEMORY_SHARE * memory)
+    return count * 3 * math.prod(image_size) <= min(KEPT_BYTES, MEMORY_SHARE * memory)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class ImageFolders(DataSet):
     paths: tuple[str, ...]
     targets: Tensor
     labels: tuple[str, ...]
-    image_size: int
+    image_size: tuple[int, int]
     places: Tensor
     decoded: Decoded | None = None
     threads: int = field(default_factory=available_cpus)
@@ -155,8 +156,7 @@ class ImageFolders(DataSet):
                 pool.shutdown(cancel_futures=True)
 
     def _begin(self, rows: Tensor, pool: ThreadPoolExecutor) -> tuple[Images, list[Future[None]]]:
-        shape = (len(rows), 3, self.image_size, self.image_size)
-        pixels, places = np.empty(shape, np.uint8), self.places[rows].numpy()
+        pixels, places = np.empty((len(rows), 3, *self.image_size), np.uint8), self.places[rows].numpy()
         missing = np.ones(len(rows), np.bool_)
         if self.decoded is not None:
             missing = ~self.decoded.known[places]
@@ -170,7 +170,7 @@ class ImageFolders(DataSet):
 
     def _decode_into(self, image: npt.NDArray[np.uint8], place: int, path: Path) -> None:
         """Write the picture at ``path`` to ``image``, (3, H, W) RGB, and keep it."""
-        pixels = resize(_decoded(path), self.image_size, self.image_size)
+        pixels = resize(_decoded(path), *self.image_size)
         image[:] = pixels.transpose(2, 0, 1)[::-1]
         if self.decoded is not None:
             self.decoded.pixels[place] = image

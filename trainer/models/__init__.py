@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import MaepModel, Model, RenModel
+from trainer.image_size import height_and_width
 from trainer.models.budget import Budget
 from trainer.models.classifier import DiverseClassifier, Parts, edge_network
 from trainer.models.defence import Defence, Draw
@@ -87,7 +88,7 @@ def _maep(model: MaepModel, seed: int) -> PurifierBank:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return MaskedAutoencoder(
-            image_size=model.purifier.tile or model.image_size,
+            image_size=model.purifier.tile or height_and_width(model.image_size)[0],
             patch=model.purifier.patch,
             overlap=model.purifier.overlap,
             width=model.purifier.width,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sdk.errors import UsageError
+from trainer.image_size import ImageSize, height_and_width
 from trainer.models.classifier import Parts
 
 HINT = (
@@ -17,7 +18,7 @@ HINT = (
 )
 
 
-def foreign(path: str, n_classes: int, image_size: int) -> Parts:
+def foreign(path: str, n_classes: int, image_size: ImageSize) -> Parts:
     """Members that the factory at ``path`` makes, without a common trunk.
 
     ``factory(n_classes=...)`` returns a module that maps images (B, 3, H, W), normalized by ``model.mean``
@@ -54,23 +55,21 @@ def _find(path: str) -> Callable[..., nn.Module]:
     return found
 
 
-def _check(path: str, module: object, n_classes: int, image_size: int) -> None:
+def _check(path: str, module: object, n_classes: int, image_size: ImageSize) -> None:
     """Run ``module`` once: a wrong shape is told before any training."""
     if not isinstance(module, nn.Module):
         raise _refusal(path, f"expected it to return a torch.nn.Module, got {type(module).__name__}")
-    was_training = module.training
+    was_training, shape = module.training, (2, 3, *height_and_width(image_size))
     try:
         with torch.no_grad():
-            logits = module.eval()(torch.zeros(2, 3, image_size, image_size))
+            logits = module.eval()(torch.zeros(shape))
     except Exception as error:
-        raise _refusal(
-            path, f"its module, given (2, 3, {image_size}, {image_size}), raised {_brief(error)}"
-        ) from error
+        raise _refusal(path, f"its module, given {shape}, raised {_brief(error)}") from error
     module.train(was_training)
-    shape = tuple(getattr(logits, "shape", ()))
-    if shape != (2, n_classes):
+    found = tuple(getattr(logits, "shape", ()))
+    if found != (2, n_classes):
         raise _refusal(
-            path, f"expected logits of shape (2, {n_classes}), got {shape or type(logits).__name__}"
+            path, f"expected logits of shape (2, {n_classes}), got {found or type(logits).__name__}"
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sdk.errors import BundleError, EdgePurifyError, UsageError
 from trainer.config import Classifier
 from trainer.config.conventions import Conventions
+from trainer.image_size import ImageSize, height_and_width
 from trainer.models.classifier import Parts
 from trainer.models.onnx_graph import OnnxGraph
 
@@ -65,7 +66,7 @@ class OnnxClassifier(nn.Module):
         return self.graph.onnx_bytes()
 
 
-def onnx_parts(section: Classifier, n_classes: int, image_size: int, content: bytes | None) -> Parts:
+def onnx_parts(section: Classifier, n_classes: int, image_size: ImageSize, content: bytes | None) -> Parts:
     """One member, from ``content`` or the file that ``section`` names.
 
     Raises:
@@ -76,7 +77,7 @@ def onnx_parts(section: Classifier, n_classes: int, image_size: int, content: by
 
 
 def read_classifier(
-    section: Classifier, n_classes: int, image_size: int, content: bytes | None = None
+    section: Classifier, n_classes: int, image_size: ImageSize, content: bytes | None = None
 ) -> OnnxClassifier:
     """See ``onnx_parts``."""
     if section.file is None and content is None:
@@ -128,13 +129,14 @@ def logits_of(scores: Tensor, kind: Scores) -> Tensor:
 
 
 @torch.no_grad()
-def _try_out(classifier: OnnxClassifier, path: Path, n_classes: int, image_size: int) -> Tensor:
+def _try_out(classifier: OnnxClassifier, path: Path, n_classes: int, image_size: ImageSize) -> Tensor:
     """Scores of a few images: a wrong shape is told before any training."""
-    images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    height, width = height_and_width(image_size)
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     try:
         scores = classifier.raw_scores(images)
     except EdgePurifyError as error:
-        size = f"(1, 3, {image_size}, {image_size}), model.image_size"
+        size = f"(1, 3, {height}, {width}), model.image_size"
         raise _refusal(path, f"given an image of {size}: {error.what}") from error
     wanted = (1, 2) if n_classes == 2 else (n_classes,)
     if scores.shape[1] not in wanted:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.image_size import ImageSize, height_and_width
 from trainer.models.purifier import PurifierBank, RandomSubset
 
 STEP_SHARE = 0.9  # of 1 / lambda_max, so that the step stays safe between two power iterations
@@ -38,7 +39,7 @@ class SparseEncodingPurifier(PurifierBank):
         iterations: T, the ISTA steps.
         threshold: initial threshold of every atom, in units of the code; 0 leaves the thresholds and the
             shrinkage out, and the code linear in the image.
-        image_size: side of the images in pixels, for the power iteration.
+        image_size: of the images in pixels, for the power iteration.
         generator: draws the subsets and the dictionary.
     """
 
@@ -57,7 +58,7 @@ class SparseEncodingPurifier(PurifierBank):
         patch: int = 4,
         iterations: int = 2,
         threshold: float = 0.01,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -69,8 +70,8 @@ class SparseEncodingPurifier(PurifierBank):
         thresholds = nn.Parameter(torch.full((n_purifiers, atoms), threshold)) if threshold else None
         self.register_parameter("threshold", thresholds)  # (K, A)
         self.register_buffer("subset", _subsets(n_purifiers, atoms, atoms_per_encoder, generator))  # (K, A)
-        side = image_size + -image_size % self.stride
-        probe = torch.randn(1, 3, side, side, generator=generator)
+        padded = (side + -side % self.stride for side in height_and_width(image_size))
+        probe = torch.randn(1, 3, *padded, generator=generator)
         self.register_buffer("probe", probe / probe.norm())
         self.register_buffer("lambda_max", torch.ones(()))
         self.power_iteration(50)

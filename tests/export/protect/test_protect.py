@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -186,13 +187,20 @@ def test_a_wrong_order_of_labels_stops_with_the_reason(brought: Brought, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_images_of_unequal_sides_are_refused(brought: Brought, tmp_path: Path) -> None:
-    import onnx
-
+@pytest.mark.parametrize("family", ["ren", "maep"])
+def test_images_of_unequal_sides_are_trained_on_and_measured(
+    brought: Brought, tmp_path: Path, family: str
+) -> None:
     model = onnx.load(brought.classifier)
-    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 2 * SIDE
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = SIDE - 3
     onnx.save(model, tmp_path / "wide.onnx")
-    result = protect(tmp_path / "wide.onnx", *brought.arguments[1:], "--out", tmp_path / "out")
-    assert_one_line(
-        result, 2, f"its image is {SIDE} x {2 * SIDE}, and purifiers are trained on square images"
+    out = tmp_path / "out"
+    result = protect(
+        tmp_path / "wide.onnx", *brought.arguments[1:], *OPTIONS, "--family", family, "--out", out
     )
+    assert result.exit_code == 0, result.output
+    bundle = Bundle.open(out)
+    assert (bundle.manifest.image.height, bundle.manifest.image.width) == (SIDE - 3, SIDE)
+    assert bundle.manifest.measured[0]["ladder"].keys() >= {"clean", "blind", "pgd"}
+    with Purifier.load(out, seed=1) as purifier:
+        assert purifier(np.full((40, 50, 3), 90, np.uint8)).label in LABELS

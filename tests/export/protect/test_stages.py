@@ -25,7 +25,7 @@ def setting(family: str = "ren", adapt: str = "none", **changes: object) -> Sett
         "classifier": Path("net.onnx"),
         "classes": Path("classes.txt"),
         "n_classes": len(LABELS),
-        "image_size": SIDE,
+        "image_size": (SIDE, SIDE),
         "n_training": 120,
         "family": family,
         "adapt": adapt,
@@ -57,11 +57,20 @@ def test_only_the_second_stage_trains_the_classifier_and_only_if_asked(family: s
 
 
 @pytest.mark.parametrize(
-    ("side", "patch", "tile"),
-    [(16, 4, None), (32, 4, None), (64, 8, None), (224, 16, None), (299, 23, None), (227, 4, 32), (8, 4, 32)],
+    ("size", "patch", "tile"),
+    [
+        ((16, 16), 4, None),
+        ((32, 32), 4, None),
+        ((64, 64), 8, None),
+        ((224, 224), 16, None),
+        ((299, 299), 23, None),
+        ((227, 227), 4, 32),
+        ((8, 8), 4, 32),
+        ((128, 64), 4, 32),
+    ],
 )
-def test_patches_or_tiles_suit_the_image(side: int, patch: int, tile: int | None) -> None:
-    for config in both(setting("maep", image_size=side)):
+def test_patches_or_tiles_suit_the_image(size: tuple[int, int], patch: int, tile: int | None) -> None:
+    for config in both(setting("maep", image_size=size)):
         purifier = config.model.purifier  # type: ignore[union-attr]
         assert (purifier.patch, purifier.tile) == (patch, tile)
 

@@ -35,6 +35,7 @@ from trainer.data import (
 )
 from trainer.data import folders as folders_module
 from trainer.data.folders import BATCHES_AHEAD, ImageFolders
+from trainer.image_size import ImageSize
 
 savemat = pytest.importorskip(
     "scipy.io", reason="scipy writes the tests' SVHN; pip install 'edge-purify[dev]'"
@@ -323,10 +324,13 @@ def test_folders_are_read_in_order_and_as_rgb(folders: Path) -> None:
         assert np.array_equal(image.numpy(), expected)
 
 
-def test_pictures_of_any_size_are_resized_as_the_runtime_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("image_size", "height", "width"), [(32, 32, 32), ((20, 48), 20, 48)])
+def test_pictures_of_any_size_are_resized_as_the_runtime_does(
+    tmp_path: Path, image_size: ImageSize, height: int, width: int
+) -> None:
     frame = _picture(tmp_path / "train/cat/wide.png", 90, 200)
-    [image] = open_dataset("imagenet", tmp_path, "train", image_size=32)[:].pixels
-    assert np.array_equal(image.numpy(), resize(frame, 32, 32)[:, :, ::-1].transpose(2, 0, 1))
+    [image] = open_dataset("imagenet", tmp_path, "train", image_size=image_size)[:].pixels
+    assert np.array_equal(image.numpy(), resize(frame, height, width)[:, :, ::-1].transpose(2, 0, 1))
 
 
 def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:

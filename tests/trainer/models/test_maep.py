@@ -174,6 +174,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         "width: expected a multiple of 4 and of heads = 3, got 20": {"purifier": {"width": 20, "heads": 3}},
         "width: expected a multiple of 4 and of heads = 3, got 18": {"purifier": {"width": 18, "heads": 3}},
         "image_size: expected a multiple of 5, the patch": {"purifier": {"patch": 5}},
+        "purifier.tile: expected a side, since images of 32 x 64 are not square": {"image_size": [32, 64]},
         "patches_kept: expected at most 64": {"purifier": {"patches_kept": 65}},
     }
     for message, change in wrong.items():

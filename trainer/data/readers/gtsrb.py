@@ -53,8 +53,8 @@ class _Sign:
     box: tuple[slice, slice] | None = None
 
 
-def read_gtsrb(folder: Path, split: str, image_size: int = 32) -> Images:
-    """GTSRB in memory, (N, 3, image_size, image_size), by class and then by file name.
+def read_gtsrb(folder: Path, split: str, image_size: tuple[int, int] = (32, 32)) -> Images:
+    """GTSRB in memory, (N, 3, *image_size), by class and then by file name.
 
     A training image's group is its track, the pictures that were taken of one real sign, so that
     ``split_validation`` keeps them together. Test images are in a random order that is always the same: the
@@ -70,9 +70,9 @@ def read_gtsrb(folder: Path, split: str, image_size: int = 32) -> Images:
         DataError: neither layout is there, a class has no picture, or a file is damaged or has another name.
     """
     signs = _signs(folder, split)
-    pixels = np.empty((len(signs), 3, image_size, image_size), np.uint8)
+    pixels = np.empty((len(signs), 3, *image_size), np.uint8)
     for image, sign in zip(pixels, signs, strict=True):
-        image[:] = resize(_cropped(sign), image_size, image_size).transpose(2, 0, 1)[::-1]
+        image[:] = resize(_cropped(sign), *image_size).transpose(2, 0, 1)[::-1]
     groups = torch.tensor([_track(sign) for sign in signs]) if split == "train" else None
     images = Images(
         torch.from_numpy(pixels), torch.tensor([sign.target for sign in signs]), GTSRB_LABELS, groups

@@ -131,8 +131,8 @@ def _from_checkpoint(path: Path, *, trust_code: bool) -> Target:
         judge=TorchJudge(loaded.defence, "torch checkpoint"),
         twin=loaded.defence,
         attacked="itself",
-        height=loaded.image_size,
-        width=loaded.image_size,
+        height=loaded.image_size[0],
+        width=loaded.image_size[1],
         provenance=loaded.provenance,
         n_draws=loaded.defence.n_purifiers * loaded.defence.n_classifiers * _subsets(random_inputs),
     )

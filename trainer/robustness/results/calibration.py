@@ -78,7 +78,7 @@ def _validation(target: Target, data: Path) -> Images:
             f"{target.name}: its provenance names no validation images", hint="export it from a training run"
         )
     training = open_as_trained(
-        target.provenance, data, "train", image_size=target.height, labels=target.labels
+        target.provenance, data, "train", image_size=(target.height, target.width), labels=target.labels
     )
     _, held_out = split_validation(training, count)
     images = held_out[:]
