@@ -105,6 +105,7 @@ class Loss(Section, frozen=True):
 
     label_smoothing: Share = 0.1
     reconstruction: Weight = 4.0
+    guidance: Weight = 0.0  #: of masked training, by the classifier's logits
     code_stability: Weight = 0.05
     diversity: Weight = 0.05
     diversity_images: Count = 32

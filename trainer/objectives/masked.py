@@ -17,6 +17,9 @@ from trainer.objectives.objective import LossAndTerms, Objective
 class MaskedObjective(Objective):
     """l1 distance of purified attacked images from the clean ones, of kept patches and of masked ones.
 
+    With ``guidance`` also that of the classifier's logits, where no patch is masked (Liao et al., CVPR 2018,
+    arXiv 1712.02976): what is left of a perturbation is small in the pixels and grows through the network.
+
     A loss on masked patches alone, as in He et al., would leave the answer to kept ones undefined, and
     these are what a purifier shows. The masked share takes turns through the recipe's, by the step's
     number, so that every process and micro-batch of a step has the same number of tokens. Images were
@@ -53,16 +56,22 @@ class MaskedObjective(Objective):
         self.keep_frozen()
         clean, attacked = self._pairs(images, labels, draw, noise)
         tiles = self._purifier[0].tiles(*images.shape[2:])
-        clean, attacked, noise = (tiles.cut(each) for each in (clean, attacked, noise[:, :3]))
-        keep = self._kept_patches(noise, step)
-        purified = self._purifier[0].reconstruct(attacked, keep)
-        error = patchify((purified - clean).abs(), self._purifier[0].patch).mean(2)  # (B, N)
+        keep = self._kept_patches(tiles.cut(noise[:, :3]), step)
+        purified = self._purifier[0].reconstruct(tiles.cut(attacked), keep)
+        difference = (purified - tiles.cut(clean)).abs()
+        error = patchify(difference, self._purifier[0].patch).mean(2)  # (B, N)
         is_kept = torch.zeros_like(error, dtype=torch.bool).scatter(1, keep, True)
         terms = {"purification": error[is_kept].mean()}
         loss = terms["purification"]
         if keep.shape[1] < error.shape[1]:
             terms["reconstruction"] = error[~is_kept].mean()
             loss = loss + self.weights.reconstruction * terms["reconstruction"]
+        elif self.weights.guidance:
+            with torch.no_grad():
+                wanted = self.defence.classify(clean, draw)
+            logits = self.defence.classify(tiles.join(purified).clamp(0, 1), draw)
+            terms["guidance"] = (logits - wanted).abs().mean()
+            loss = loss + self.weights.guidance * terms["guidance"]
         return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
     def _pairs(self, images: Tensor, labels: Tensor, draw: Draw, noise: Tensor) -> tuple[Tensor, Tensor]:
