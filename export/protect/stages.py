@@ -21,6 +21,7 @@ PATCHES = range(4, 15)  # of a side, that MAEP is cut into
 SMALLEST_PATCH = 4
 TILE = 32  # the side of MAEP's tiles, where an image can't be cut into such patches as a whole
 LABEL_SMOOTHING = 0.1
+GUIDANCE = 0.3  # of MAEP's blind stage, which without it hardly undoes an attack
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def blind(setting: Setting, *, epochs: int, epoch_steps: int, bank: Path | None,
     if setting.family == "maep":
         recipe: dict[str, Any] = {"kind": "masked", "eps": setting.eps, "masking": [0.0, 0.5]}
         recipe |= {"attack_steps": 2} if bank is None else {"bank": str(bank)}
-        loss = {"reconstruction": 1.0}
+        loss = {"reconstruction": 1.0, "guidance": GUIDANCE}
         optimizer = {"kind": "adamw", "purifier_learning_rate": 1e-3}
     else:
         recipe = {"kind": "clean", "eps": setting.eps, "freeze_classifier": True}

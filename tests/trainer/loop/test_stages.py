@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import trainer
 from sdk.errors import UsageError
 from trainer import config, models, objectives
 from trainer.data import Images, keyed_generator, split_validation
@@ -18,7 +19,7 @@ from trainer.loop.run import Run
 from trainer.loop.validation import pgd_accuracy
 from trainer.models import Defence, adapters
 
-CONFIGS = Path(config.__file__).parent / "configs"
+CONFIGS = Path(trainer.__file__).parent / "configs"
 TINY = {
     "family": "maep",
     "image_size": 16,

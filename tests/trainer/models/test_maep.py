@@ -262,6 +262,32 @@ def test_tiles_can_be_trained_on_too(generator: torch.Generator) -> None:
     assert defence.purifier.head.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("tile", [None, 8])
+def test_the_classifiers_logits_guide_what_is_purified_whole(
+    tile: int | None, generator: torch.Generator
+) -> None:
+    model = msgspec.convert({**TINY, "purifier": {**TINY["purifier"], "tile": tile}}, config.Model)
+    defence = models.build(model, seed=1)
+    images = torch.rand(4, 3, 16, 16, generator=generator)
+    noise = torch.rand(images.shape, generator=generator)
+    labels, draw = torch.tensor([0, 1, 2, 3]), defence.draw(4, generator)
+
+    def found(clean_share: float, masked: float) -> dict[str, torch.Tensor]:
+        recipe = config.MaskedRecipe(attack_steps=2, clean_share=clean_share, masking=(masked,))
+        objective = MaskedObjective(defence, recipe, config.Loss(guidance=2.0))
+        defence.zero_grad()
+        loss, terms = objective(images, labels, draw, noise, step=0, share=0.0)
+        loss.backward()
+        return {**terms, "loss": loss}
+
+    attacked, clean = found(0.0, 0.0), found(1.0, 0.0)
+    assert attacked["guidance"] > 0
+    torch.testing.assert_close(attacked["loss"], attacked["purification"] + 2 * attacked["guidance"])
+    assert clean["guidance"] < 1e-6, "an untrained head changes nothing, so clean images keep their logits"
+    assert "guidance" not in found(0.0, 0.5), "what is painted in is no image to classify"
+    assert all(weight.grad is None for weight in defence.classifier.parameters())
+
+
 @pytest.mark.parametrize(
     ("purifier", "complaint"),
     [
