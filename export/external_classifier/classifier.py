@@ -29,12 +29,12 @@ from export.precision.ranges import session
 from export.torch_to_onnx import IR_VERSION, OPSET, ExportError
 from sdk.arrays import FloatImage
 from sdk.errors import UsageError
+from sdk.given import read_given_text
 
 N_SAMPLES = 8
 SEED = 11
 SAME = 1e-3  # of the scores' spread: how far rewriting the graph may move them
 SUBGRAPHS = ("If", "Loop", "Scan")
-BYTE_ORDER_MARK = "\ufeff"
 
 
 class ForeignClassifier:
@@ -217,7 +217,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         UsageError: it can't be read, or a line between others is empty.
     """
     try:
-        text = path.read_text(encoding="utf-8").removeprefix(BYTE_ORDER_MARK)
+        text = read_given_text(path)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UsageError(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sdk.bundle.manifest import MANIFEST, SIGNATURE
 from sdk.bundle.regular import read_regular
 from sdk.errors import BundleError, UsageError
+from sdk.given import read_given
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -94,7 +95,7 @@ def _public_key(path: KeyFile) -> Ed25519PublicKey:
 
 def read_key(path: KeyFile) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_given(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UsageError(f"key {path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
 

@@ -18,6 +18,7 @@ import click
 
 from sdk.cli.app import given
 from sdk.errors import UsageError
+from sdk.given import read_given_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,7 +39,7 @@ def read_config(context: click.Context, parameter: click.Parameter, path: Path |
         return
     where = f"config {path}"
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(read_given_text(path))
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror}", hint="give a TOML file with options as keys") from None
     except RecursionError:

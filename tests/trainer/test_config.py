@@ -11,6 +11,7 @@ import trainer
 from sdk.bundle import Bundle
 from sdk.errors import UsageError
 from trainer import config as configs
+from trainer.data.catalogue import read_classes
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((Path(trainer.__file__).parent / "configs").glob("*.toml"))
@@ -129,3 +130,10 @@ def test_a_missing_and_a_broken_file_are_named(tmp_path: Path) -> None:
     broken.write_text("name = ")
     with pytest.raises(UsageError, match="not TOML"):
         configs.load(broken)
+
+
+def test_a_config_or_list_of_classes_without_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="config /dev/zero: it is larger than 64 MiB"):
+        configs.load(Path("/dev/zero"))
+    with pytest.raises(UsageError, match=r"data\.classes /dev/zero: can't be read: it is larger than 64 MiB"):
+        read_classes(Path("/dev/zero"))

@@ -8,6 +8,7 @@ import click
 
 from sdk.errors import UsageError
 from sdk.files import write_output
+from sdk.given import read_given
 from sdk.host.terminal import echo
 
 
@@ -26,7 +27,7 @@ def render(report: Path, out: Path) -> None:
     from trainer.robustness.results import markdown, plots
 
     try:
-        found = from_json(report.read_bytes())
+        found = from_json(read_given(report))
     except OSError as error:
         raise UsageError(f"{report}: can't be read: {error.strerror}") from None
     except msgspec.MsgspecError as error:

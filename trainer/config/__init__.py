@@ -18,6 +18,7 @@ else:
     import tomli as tomllib
 
 from sdk.errors import UsageError
+from sdk.given import read_given_text
 from trainer.config.errors import explain
 from trainer.config.models import (
     Classifier,
@@ -196,7 +197,7 @@ _RECIPES = {
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a TOML config and apply ``section.key=value`` overrides; see ``trainer.config.overrides``."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(read_given_text(path))
     except OSError as error:
         raise UsageError(
             f"config {path}: {error.strerror}", hint="configs of this project lie in trainer/configs/"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import UsageError
+from sdk.given import read_given_text
 from trainer.config import Data
 from trainer.data.dataset import DataError, DataSet, Images
 from trainer.data.download.fetch import OnProgress, Published, fetch_file
@@ -174,7 +175,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         UsageError: the file can't be read, has an empty line or is no UTF-8 text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        lines = read_given_text(path).rstrip().splitlines()
     except OSError as error:
         raise UsageError(f"data.classes {path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle.write import write_bundle
-from export.external_classifier.classifier import ForeignClassifier
+from export.external_classifier.classifier import ForeignClassifier, read_labels
 from export.external_classifier.conventions import Conventions
 from export.inputs.synthetic_images import synthetic_images
 from export.precision.ranges import session
@@ -350,3 +350,8 @@ def test_what_describes_another_classifier_is_refused_without_one(
 
 def test_a_bundle_without_another_classifier_is_no_checkpoint(exported: Path, tmp_path: Path) -> None:
     assert_one_line(run("bundle", exported, tmp_path / "out"), 2, "it is a folder; give a checkpoint's file")
+
+
+def test_labels_without_end_are_refused() -> None:
+    with pytest.raises(UsageError, match="--labels /dev/zero: can't be read: it is larger than 64 MiB"):
+        read_labels(Path("/dev/zero"))
