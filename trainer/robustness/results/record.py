@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from sdk.bundle.npz import read_npz
+from sdk.bundle.regular import read_regular
 from sdk.errors import EdgePurifyError, UsageError
-from sdk.given import read_given
 from trainer.data import DataSet, Images
 from trainer.robustness.attacks.ball import Ball, lengths
 from trainer.robustness.defences.judges import Judge
@@ -29,7 +29,7 @@ from trainer.robustness.evaluation.steps import OnProgress, Outcome
 IMAGES = 256  # at most: about 1.5 MB with the rungs of the quick budget
 DRAWS = 4  # of each image on each rung; the same ones whenever it is judged
 BATCH = 64
-MAX_BYTES = 8 << 30
+MAX_BYTES = 1 << 30
 SCHEMA = 1
 
 
@@ -165,7 +165,7 @@ def read(path: Path, content: bytes | None = None) -> Record:
         EdgePurifyError: the file can't be read, or isn't whole.
     """
     try:
-        arrays = read_npz(read_given(path, MAX_BYTES) if content is None else content)
+        arrays = read_npz(read_regular(path, MAX_BYTES) if content is None else content)
         header = msgspec.json.decode(str(arrays["header"]), type=Header)
         parts = {key: torch.from_numpy(array) for key, array in arrays.items() if key != "header"}
         return _checked(header, parts)
