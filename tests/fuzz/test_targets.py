@@ -6,6 +6,7 @@ import mmap
 import signal
 from pathlib import Path
 
+import click
 import pytest
 
 from sdk.errors import UsageError
@@ -48,7 +49,7 @@ def test_an_error_must_be_one_line_of_ours(tmp_path: Path) -> None:
     with bar.held(tmp_path):
         raise UsageError("one line")
     with pytest.raises(bar.Missed, match="not one line"), bar.held(tmp_path):
-        raise UsageError("one\nand another")
+        raise click.UsageError("one\nand another")
     with pytest.raises(ZeroDivisionError), bar.held(tmp_path):
         raise ZeroDivisionError
 
