@@ -8,9 +8,6 @@ to fix it. A command prints the message; a program that shows both parts apart r
 
 from __future__ import annotations
 
-# as they stand in what a file holds: names, keys, third parties' complaints
-_LINE_BREAKS = str.maketrans({each: ascii(each)[1:-1] for each in "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"})
-
 
 class EdgePurifyError(Exception):
     """Base of every error that a user can cause or meet.
@@ -26,8 +23,9 @@ class EdgePurifyError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
-        self.what = what.translate(_LINE_BREAKS)
-        self.hint = None if hint is None else hint.translate(_LINE_BREAKS)
+        # a name, key or third party's complaint may hold line breaks
+        self.what = " ".join(what.splitlines())
+        self.hint = None if hint is None else " ".join(hint.splitlines())
         super().__init__(self.what if self.hint is None else f"{self.what}; {self.hint}")
 
 

@@ -20,9 +20,12 @@ LABELS = ("red", "green", "blue", "dark")
 MASK = RandomInput("atom_mask", "subset", 12, 9, "mask", "float32", (1, 12))
 
 
-# A shell's background job ignores SIGINT, and what it starts would too; the tests stop programs by it.
+# A shell's background job ignores SIGINT, one under nohup SIGHUP, and so would what it starts; the tests stop
+# programs by them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("untimed", deadline=None)  # a busy machine says nothing about the code
 settings.load_profile("untimed")
