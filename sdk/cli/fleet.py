@@ -145,4 +145,9 @@ def serve(
         max_pending,
         options["cluster"],
     )
-    run(offer, on_open=lambda url, token: echo(f"edge-purify: serving at {url} with token {token}", err=True))
+    run(offer, on_open=_say_where)
+
+
+def _say_where(url: str, token: str | None) -> None:
+    said = "the token in $EDGE_PURIFY_TOKEN" if token is None else f"token {token}"
+    echo(f"edge-purify: serving at {url} with {said}", err=True)

@@ -57,11 +57,12 @@ def parse_replicas(text: str) -> tuple[int, int]:
     return found
 
 
-def serve(offer: Offer, *, on_open: Callable[[str, str], None]) -> None:
+def serve(offer: Offer, *, on_open: Callable[[str, str | None], None]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        on_open: told the address and the token as soon as requests are answered.
+        on_open: told the address and a fresh token as soon as requests are answered; None for the token if it
+            is the user's own, which has no place in a log.
 
     Raises:
         EdgePurifyError: the bundle or the cluster can't be had, or the address can't be listened on.
@@ -77,11 +78,14 @@ def serve(offer: Offer, *, on_open: Callable[[str, str], None]) -> None:
             handle = start(setup, max_bytes=offer.max_bytes, replicas=offer.replicas, queue=2 * offer.pending)
         except (RuntimeError, ray.exceptions.RayError) as error:
             raise cluster.ClusterError(f"the replicas don't start: {cluster.one_line(error)}") from None
-        guard = Guard.of(os.environ.get(TOKEN_VARIABLE))
+        own = os.environ.get(TOKEN_VARIABLE)
+        guard = Guard.of(own)
         gateway = Gateway(
             bundle, guard, Replicas(handle).ask, Status().healthy, Limits(offer.max_bytes, offer.pending)
         )
-        asyncio.run(_until_stopped(gateway, offer.address, lambda url: on_open(url, guard.token)))
+        asyncio.run(
+            _until_stopped(gateway, offer.address, lambda url: on_open(url, None if own else guard.token))
+        )
 
 
 async def _until_stopped(gateway: Any, address: Address, on_open: Callable[[str], None]) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +82,25 @@ def test_pictures_are_answered_though_a_replica_is_killed(handle: Any) -> None:
             assert (status, said["frame"], said["source"], said["error"]) == (200, number, "door", None)
             assert said["label"] in Bundle.open(default_bundle()).labels
             assert said["draws"] == []
+
+
+def test_the_command_serves_and_keeps_the_users_token_to_itself() -> None:
+    command = [sys.executable, "-m", "sdk.cli", "serve", "--serve", "0"]
+    environment = {**os.environ, "EDGE_PURIFY_TOKEN": "a-secret-of-mine"}
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[3], env=environment, stderr=subprocess.PIPE, text=True
+    ) as served:
+        assert served.stderr is not None
+        lines = [next(line for line in served.stderr if "serving at" in line)]
+        url = lines[0].split("serving at ")[1].split()[0]
+        request = urllib.request.Request(
+            f"{url}purify?source=door", picture(7), {"Authorization": "Bearer a-secret-of-mine"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = json.loads(answer.read())
+        served.send_signal(signal.SIGTERM)
+        lines += served.stderr
+    assert found["label"] in Bundle.open(default_bundle()).labels
+    assert (found["source"], served.returncode) == ("door", 130)
+    assert "the token in $EDGE_PURIFY_TOKEN" in lines[0]
+    assert not any("a-secret-of-mine" in line for line in lines)
